@@ -1,0 +1,1 @@
+"""What must be C: built from ``ext/*.pyx`` by setup.py. Everything above here is Python."""
