@@ -64,7 +64,7 @@ def unpack_debian_package(name: str, into: Path) -> bool:
 
 def provide_pip(python: Path, debian: Path) -> None:
     """Put pip into the environment, by the first of four ways that this system offers."""
-    if importlib.util.find_spec("ensurepip") and run(python, "-m", "ensurepip", "--upgrade"):
+    if importlib.util.find_spec("ensurepip") and run(python, "-m", "ensurepip", "--upgrade", "--default-pip"):
         return
     if importlib.util.find_spec("pip") and run(
         sys.executable, "-m", "pip", "--python", python, "install", "pip"
@@ -99,6 +99,9 @@ def main() -> None:
     compiler = os.environ.get("CC", "gcc").split()[0]
     if not shutil.which(compiler):
         fail(f"no C compiler ({compiler}): run `apt-get install gcc libc6-dev`")
+
+    if not run(compiler, "-x", "c", "-fsyntax-only", "-include", "stdio.h", "/dev/null"):
+        fail("the C library's headers are missing: run `apt-get install libc6-dev`")
 
     import tomllib  # noqa: PLC0415 - only now is it known that this Python has it
 
