@@ -2,9 +2,10 @@
 
 Everything that can be declared is declared in pyproject.toml. Three things cannot:
 
-* ``ext/NAME.pyx`` becomes ``hypervisor.ext.NAME``. The headers of libunicorn and Capstone come from
-  their wheels, and their functions are looked up at run time in the wheels' own libraries, so nothing
-  but libdl is linked.
+* ``ext/NAME.pyx`` becomes ``hypervisor.ext.NAME``. What other compiled modules may cimport from it is in
+  ``hypervisor/ext/NAME.pxd``, and its types for mypy in ``NAME.pyi`` beside that. The headers of
+  libunicorn and Capstone come from their wheels, and their functions are looked up at run time in the
+  wheels' own libraries, so nothing but libdl is linked.
 * Every module in ``HOT`` is compiled as it stands, with its augmenting ``.pxd`` if there is one beside
   it. The source stays next to the compiled form, and hypervisor/_source.py chooses between them.
 * The guests are built by guests/Makefile and copied to hypervisor/images/, which is package data. Where
@@ -106,7 +107,7 @@ def extensions() -> list[Extension]:
         return []
     forget_stale_forms()
     return cythonize(
-        own + hot, build_dir=str(BUILD), include_path=["ext"], compiler_directives=DIRECTIVES, quiet=True
+        own + hot, build_dir=str(BUILD), include_path=["."], compiler_directives=DIRECTIVES, quiet=True
     )
 
 
