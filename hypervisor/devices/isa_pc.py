@@ -1,0 +1,150 @@
+"""The ISA PC assembled: the only part of this package that the monitor talks to.
+
+It behaves as ``qemu-system-i386 -M isapc`` 7.2 does wherever a guest can see it.
+
+**Deadlines.** Stopping the CPU is what a device event costs. An edge that cannot raise INTR just now
+(masked, already waiting, or of lower priority than what is in service) is not worth a stop: it is
+caught up before anyone can look, that is before the 8259 is read, written or acknowledged, before the
+device itself is accessed, and before the state is taken. ``next_deadline`` leaves such edges out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from hypervisor.devices.bus import Bus, Width
+from hypervisor.devices.debug_exit import DebugExit
+from hypervisor.devices.device import Clock, Device
+from hypervisor.devices.pic import Pic
+from hypervisor.devices.pit import Pit
+from hypervisor.devices.uart import Uart
+from hypervisor.errors import StateError
+from hypervisor.state.model import DeviceState
+
+DEBUG_EXIT_PORT = 0xF4
+DEBUG_EXIT_SIZE = 4
+
+
+class IsaPc:
+    """Devices, their wires and their ports."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        ram: memoryview,
+        on_output: Callable[[bytes], object],
+        on_exit: Callable[[int], object],
+        on_reset: Callable[[], object],
+        *,
+        debug_exit: tuple[int, int] = (DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE),
+    ) -> None:
+        """Build the machine as it is after reset.
+
+        ``on_output`` gets what the guest sends to COM1, ``on_exit`` the exit status that QEMU's process
+        would end with, ``on_reset`` is called when the guest resets the machine. ``debug_exit`` is the
+        first port and the number of ports of isa-debug-exit.
+        """
+        self.interrupt = False
+        """The 8259's INTR line."""
+        self._clock = clock
+        self.bus = Bus()
+        self.pic = Pic(self._set_interrupt, self._catch_up, self._reschedule)
+        line = self.pic.set_line
+        self.pit = Pit(clock, partial(line, 0), self._reschedule)
+        self.uart = Uart(clock, partial(line, 4), self._reschedule, on_output)
+        self.debug_exit = DebugExit(on_exit)
+        self.devices: dict[str, Device] = {
+            device.name: device for device in (self.pic, self.pit, self.uart, self.debug_exit)
+        }
+        self._timed: tuple[tuple[Device, int], ...] = ((self.pit, 0), (self.uart, 4))
+        """Devices with events of their own, and their interrupt."""
+        self._deadline: int | None = None
+        self._stale = True
+        self._claim_ports(*debug_exit)
+        self.reset()
+
+    def _claim_ports(self, exit_port: int, exit_size: int) -> None:
+        claim = self.bus.claim
+        claim(self.pic, 0x20, 2, 0x00)
+        claim(self.pic, 0xA0, 2, 0x10)
+        claim(self.pic, 0x4D0, 1, 0x20)
+        claim(self.pic, 0x4D1, 1, 0x30)
+        claim(self.pit, 0x40, 4)
+        claim(self.pit, 0x61, 1, 0x10)
+        claim(self.uart, 0x3F8, 8)
+        claim(self.debug_exit, exit_port, exit_size, 0, Width.NATIVE)
+
+    def _set_interrupt(self, level: bool) -> None:
+        self.interrupt = level
+
+    def reset(self) -> None:
+        """Reset all devices and leave them as the firmware hands them to a kernel."""
+        for device in self.devices.values():
+            device.reset()
+
+    def read_port(self, port: int, size: int) -> int:
+        """IN: the value of ``size`` (1, 2 or 4) bytes at ``port``."""
+        return self.bus.read(port, size)
+
+    def write_port(self, port: int, size: int, value: int) -> None:
+        """OUT of ``size`` (1, 2 or 4) bytes to ``port``."""
+        self.bus.write(port, size, value)
+
+    def acknowledge(self) -> int:
+        """The CPU takes the interrupt: its vector."""
+        return self.pic.acknowledge()
+
+    def receive(self, data: bytes) -> None:
+        """Console input arrives at COM1."""
+        self.uart.receive(data)
+
+    def next_deadline(self) -> int | None:
+        """Virtual time at which ``advance`` must be called next, or None if nothing is to come."""
+        if self._stale:
+            self._find_deadline()
+        return self._deadline
+
+    def advance(self, now: int) -> None:
+        """Do everything that is due at or before ``now``; may be called late or without need."""
+        for device, _ in self._timed:
+            device.advance(now)
+
+    def _catch_up(self) -> None:
+        now = self._clock.now
+        for device, _ in self._timed:
+            device.advance(now)
+
+    def _reschedule(self) -> None:
+        self._stale = True
+
+    def _find_deadline(self) -> None:
+        """The earliest event that would raise INTR. If INTR is up already, none would."""
+        first: int | None = None
+        if not self.interrupt:
+            for device, irq in self._timed:
+                deadline = device.next_deadline()
+                if deadline is None or (first is not None and deadline >= first):
+                    continue
+                if self.pic.would_interrupt(irq):
+                    first = deadline
+        self._deadline = first
+        self._stale = False
+
+    def state(self) -> dict[str, DeviceState]:
+        """Every device at rest. Taking it changes nothing that anyone can see: it only catches up."""
+        self._catch_up()
+        return {name: device.state() for name, device in self.devices.items()}
+
+    def restore(self, states: dict[str, DeviceState]) -> None:
+        """Take over a state; StateError names device and field, and then nothing has changed."""
+        for name in self.devices:
+            if name not in states:
+                raise StateError(f"device {name}: missing from the state")
+        for name in states:
+            if name not in self.devices:
+                raise StateError(f"device {name}: this machine has none")
+        checked = {name: device.check(states[name]) for name, device in self.devices.items()}
+        for name, device in self.devices.items():
+            device.load(checked[name])
+        self._stale = True
