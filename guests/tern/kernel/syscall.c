@@ -1,0 +1,198 @@
+/*
+ * Reading order 20. System calls. EAX holds the number, EBX, ECX and EDX the arguments; EAX gets the
+ * result (README.md). Pointers are checked here and nowhere below.
+ */
+#include "kernel.h"
+
+/* A program's memory, ready for the kernel to use, or NULL. */
+static void *user_memory(uint32_t address, uint32_t size, bool write)
+{
+    return space_prepare(&current->space, address, size, write) ? (void *)address : NULL;
+}
+
+static int sys_exit(struct trap_frame *f)
+{
+    process_exit(f->ebx & 0xff);
+}
+
+static int sys_fork(struct trap_frame *f)
+{
+    (void)f;
+    return process_fork();
+}
+
+/* Gather the strings of argv[] into one page; returns their size, or an error. */
+static int copy_arguments(uint32_t argv, char *page)
+{
+    int used = 0;
+
+    for (;; argv += sizeof(uint32_t)) {
+        const uint32_t *pointer = user_memory(argv, sizeof *pointer, false);
+        if (!pointer)
+            return -E_FAULT;
+        if (!*pointer)
+            return used;
+        int length = space_string(&current->space, *pointer, page + used, PAGE_SIZE - used);
+        if (length < 0)
+            return length;
+        used += length + 1;
+    }
+}
+
+static int sys_exec(struct trap_frame *f)
+{
+    char name[NAME_SIZE];
+    uint32_t page = frame_allocate();
+
+    if (!page)
+        return -E_MEMORY;
+    int result = space_string(&current->space, f->ebx, name, sizeof name);
+    if (result >= 0)
+        result = copy_arguments(f->ecx, to_virtual(page));
+    if (result >= 0)
+        result = exec(current, name, to_virtual(page), result);
+    frame_release(page);
+    return result == -E_TOOBIG && name[NAME_SIZE - 1] ? -E_NOTFOUND : result;
+}
+
+static int sys_wait(struct trap_frame *f)
+{
+    int *status = user_memory(f->ecx, sizeof *status, true), value = 0;
+
+    if (!status)
+        return -E_FAULT;
+    int pid = process_wait(f->ebx, &value, !(f->edx & WAIT_NOHANG));
+    if (pid > 0)
+        *status = value;
+    return pid;
+}
+
+static int sys_kill(struct trap_frame *f)
+{
+    int pid = f->ebx;
+
+    return pid >= 0 ? process_kill(pid, STATUS_KILLED) : process_kill_group(-pid, STATUS_KILLED);
+}
+
+static int sys_getpid(struct trap_frame *f)
+{
+    (void)f;
+    return current->pid;
+}
+
+static int sys_sleep(struct trap_frame *f)
+{
+    sleep_ticks(f->ebx / TICK_MS + (f->ebx % TICK_MS != 0));
+    return 0;
+}
+
+static int sys_yield(struct trap_frame *f)
+{
+    (void)f;
+    reschedule = true;
+    return 0;
+}
+
+static int sys_uptime(struct trap_frame *f)
+{
+    (void)f;
+    return ticks * TICK_MS & 0x7fffffff;
+}
+
+static int sys_sbrk(struct trap_frame *f)
+{
+    return space_grow(&current->space, f->ebx);
+}
+
+static int sys_read(struct trap_frame *f)
+{
+    char *buffer = user_memory(f->ecx, f->edx, true);
+
+    if (f->ebx != 0)
+        return -E_BADFILE;
+    return buffer ? console_read(buffer, f->edx) : -E_FAULT;
+}
+
+static int sys_write(struct trap_frame *f)
+{
+    const char *text = user_memory(f->ecx, f->edx, false);
+
+    if (f->ebx != 1 && f->ebx != 2)
+        return -E_BADFILE;
+    return text ? console_write(text, f->edx) : -E_FAULT;
+}
+
+static int sys_setgroup(struct trap_frame *f)
+{
+    return process_set_group(f->ebx, f->ecx);
+}
+
+static int sys_foreground(struct trap_frame *f)
+{
+    return console_set_foreground(f->ebx);
+}
+
+static int sys_process_info(struct trap_frame *f)
+{
+    struct process_info *info = user_memory(f->ecx, sizeof *info, true);
+
+    return info ? process_info(f->ebx, info) : -E_FAULT;
+}
+
+static int sys_memory_info(struct trap_frame *f)
+{
+    struct memory_info *info = user_memory(f->ebx, sizeof *info, true);
+
+    if (!info)
+        return -E_FAULT;
+    frames_info(info);
+    return 0;
+}
+
+static int sys_program_info(struct trap_frame *f)
+{
+    struct program_info *info = user_memory(f->ecx, sizeof *info, true);
+
+    if (!info)
+        return -E_FAULT;
+    if (f->ebx >= (uint32_t)(programs_end - programs))
+        return -E_NOTFOUND;
+    const struct program *p = &programs[f->ebx];
+    memset(info, 0, sizeof *info);
+    strlcpy(info->name, p->name, sizeof info->name);
+    info->size = p->end - p->start;
+    return 0;
+}
+
+static int sys_poweroff(struct trap_frame *f)
+{
+    power_off(f->ebx & 0xff);
+}
+
+static int (*const calls[])(struct trap_frame *) = {
+    [SYS_exit] = sys_exit,
+    [SYS_fork] = sys_fork,
+    [SYS_exec] = sys_exec,
+    [SYS_wait] = sys_wait,
+    [SYS_kill] = sys_kill,
+    [SYS_getpid] = sys_getpid,
+    [SYS_sleep] = sys_sleep,
+    [SYS_yield] = sys_yield,
+    [SYS_uptime] = sys_uptime,
+    [SYS_sbrk] = sys_sbrk,
+    [SYS_read] = sys_read,
+    [SYS_write] = sys_write,
+    [SYS_setgroup] = sys_setgroup,
+    [SYS_foreground] = sys_foreground,
+    [SYS_process_info] = sys_process_info,
+    [SYS_memory_info] = sys_memory_info,
+    [SYS_program_info] = sys_program_info,
+    [SYS_poweroff] = sys_poweroff,
+};
+
+void syscall(struct trap_frame *f)
+{
+    uint32_t number = f->eax;
+
+    f->eax = number < NELEMENTS(calls) && calls[number] ? calls[number](f) : -E_INVALID;
+}

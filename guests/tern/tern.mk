@@ -1,0 +1,55 @@
+# tern: the kernel with its programs in one multiboot image.
+
+TERN := tern
+TERN_OUT := $(OUT)/tern
+TERN_PROGRAMS := sh echo ps mem spin count sum kill sleep uptime fault poweroff
+TERN_KERNEL := boot vectors switch programs main bootinfo options segments interrupts traps pic timer \
+	uart console panic frames paging space process exec syscall
+TERN_LIBRARY := string format
+TERN_FLAGS := $(GUEST_FLAGS) -I$(TERN)/kernel -I$(TERN_OUT)
+
+TERN_KERNEL_OBJECTS := $(TERN_KERNEL:%=$(TERN_OUT)/kernel/%.o) $(TERN_LIBRARY:%=$(TERN_OUT)/lib/%.o)
+TERN_USER_OBJECTS := $(TERN_OUT)/user/start.o $(TERN_OUT)/user/lib.o $(TERN_LIBRARY:%=$(TERN_OUT)/lib/%.o)
+TERN_ELVES := $(TERN_PROGRAMS:%=$(TERN_OUT)/bin/%)
+
+$(TERN_OUT)/%.o: $(TERN)/%.c $(MAKEFILES_READ)
+	@mkdir -p $(@D)
+	@echo '  CC  $<'
+	$(Q)$(CC) $(TERN_FLAGS) -MMD -c -o $@ $<
+
+$(TERN_OUT)/%.o: $(TERN)/%.S $(MAKEFILES_READ)
+	@mkdir -p $(@D)
+	@echo '  CC  $<'
+	$(Q)$(CC) $(TERN_FLAGS) -MMD -c -o $@ $<
+
+$(TERN_OUT)/bin/%: $(TERN_OUT)/user/%.o $(TERN_USER_OBJECTS) $(TERN)/user/user.ld
+	@mkdir -p $(@D)
+	@echo '  LD  $@'
+	$(Q)$(LD) $(GUEST_LDFLAGS) -n -s -T $(TERN)/user/user.ld -o $@ $< $(TERN_USER_OBJECTS)
+
+# The programs, in the order in which `help` shows them.
+$(TERN_OUT)/programs.inc: $(TERN)/tern.mk
+	@mkdir -p $(@D)
+	$(Q)for p in $(TERN_PROGRAMS); do echo "program $$p"; done > $@
+
+$(TERN_OUT)/kernel/programs.o: $(TERN_OUT)/programs.inc $(TERN_ELVES)
+$(TERN_OUT)/kernel/programs.o: TERN_FLAGS += -Wa,-I$(TERN_OUT)/bin
+
+$(TERN_OUT)/kernel.ld: $(TERN)/kernel/kernel.ld $(TERN)/kernel/layout.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) -E -P -x c -I$(TERN)/kernel -o $@ $<
+
+$(OUT)/tern.elf: $(TERN_KERNEL_OBJECTS) $(TERN_OUT)/kernel.ld
+	@echo '  LD  $@'
+	$(Q)$(LD) $(GUEST_LDFLAGS) -T $(TERN_OUT)/kernel.ld -o $@ $(TERN_KERNEL_OBJECTS)
+
+.SECONDARY:
+-include $(TERN_KERNEL_OBJECTS:.o=.d) $(TERN_USER_OBJECTS:.o=.d)
+
+# make run-tern [APPEND='run="ps; mem"'] [MEMORY=16]: on QEMU's ISA PC. Leave with ^A x, or poweroff.
+# Not -nographic: then the BIOS reads the serial line too, and takes characters away from us.
+MEMORY := 16
+.PHONY: run-tern
+run-tern: $(OUT)/tern.elf
+	qemu-system-i386 -M isapc -m $(MEMORY) -display none -serial mon:stdio -no-reboot \
+		-device isa-debug-exit,iobase=0xf4,iosize=4 -kernel $< -append '$(APPEND)'
