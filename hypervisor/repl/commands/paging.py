@@ -1,0 +1,1 @@
+"""The way of an address through the page tables."""

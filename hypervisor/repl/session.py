@@ -1,0 +1,184 @@
+"""One guest and the thread that runs it, behind whatever face a person looks at it through.
+
+The machine itself is single-threaded: somebody calls ``vm.run`` and waits. A session makes that a
+thing to be started and stopped, with two promises:
+
+* **A stop is never lost.** A request may come before the thread has entered the guest, while the guest
+  is stopping by itself, or after; ``stop`` returns only when the guest stands still.
+* **A stop is never left over.** If the guest stopped by itself in the moment it was asked to, the
+  machine may remember the request; the runner tells such a request from a wanted one and goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from hypervisor.errors import HypervisorError, UsageError
+from hypervisor.repl.protocol import Machine, Stop
+
+M = TypeVar("M", bound=Machine)
+
+FINAL = frozenset({"exit", "triple-fault", "halted"})
+"""Reasons after which the guest does not go on: there is nothing left that it would execute."""
+
+_REPEAT = 0.05
+"""Seconds between repetitions of a stop request to a machine that has not stopped yet."""
+
+
+class Session(Generic[M]):
+    """Attributes:
+    last_stop: why the guest stopped last; None before its first run.
+    failure: what the running thread died of, if it did: to be raised by whoever looks next.
+    breakpoints: instruction counts at which every run stops.
+    snapshots: in memory, by name.
+    """
+
+    def __init__(self, vm: M | None = None) -> None:
+        self._vm = vm
+        self._absent = "there is no guest yet"
+        self._thread: threading.Thread | None = None
+        self._stop_wanted = threading.Event()
+        self._listeners: list[Callable[[], None]] = []
+        self.last_stop: Stop | None = None
+        self.failure: BaseException | None = None
+        self.breakpoints: set[int] = set()
+        self.snapshots: dict[str, Any] = {}
+
+    # The guest itself
+
+    @property
+    def vm(self) -> M:
+        """The guest, wherever it is in its life; UsageError if it is not here."""
+        if self._vm is None:
+            raise UsageError(self._absent)
+        return self._vm
+
+    @property
+    def present(self) -> bool:
+        return self._vm is not None
+
+    @property
+    def stopped_vm(self) -> M:
+        """The guest, for a command that needs it to stand still."""
+        if self.running:
+            raise UsageError("the guest is running: `stop` it first")
+        self._raise_failure()
+        return self.vm
+
+    def replace(self, vm: M | None, absent: str = "there is no guest") -> None:
+        """Take another guest (after a load), or none (after a migration away; ``absent`` says where to)."""
+        if self.running:
+            raise UsageError("the guest is running: `stop` it first")
+        if self._vm is not None and self._vm is not vm:
+            self._vm.close()
+        self._vm, self._absent = vm, absent
+        self.last_stop, self.failure = None, None
+        self.snapshots.clear()
+        self.breakpoints.clear()
+
+    def close(self) -> None:
+        """Stop the guest and let go of it. Never raises for what the guest did."""
+        self.stop(quiet=True)
+        if self._vm is not None:
+            self._vm.close()
+            self._vm, self._absent = None, "there is no guest"
+
+    # Running it
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def finished(self) -> bool:
+        """Has the guest ended, so that running it again would be pointless?"""
+        return not self.running and self.last_stop is not None and self.last_stop.reason in FINAL
+
+    def on_stop(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` from the running thread whenever a run ends."""
+        self._listeners.append(listener)
+
+    def start(self, *, until: int | None = None) -> None:
+        """Run the guest in the background, to instruction ``until`` or the next breakpoint."""
+        vm = self.stopped_vm
+        if self.finished:
+            raise UsageError(f"the guest has ended ({describe(self.last_stop)})")
+        if until is not None and until < vm.instructions:
+            raise UsageError(f"instruction {until} is past: the guest is at {vm.instructions}")
+        stops = [stop for stop in self.breakpoints if stop > vm.instructions]
+        if until is not None:
+            stops.append(until)
+        self._stop_wanted.clear()
+        self.last_stop = None
+        # A daemon: if the process must end, a guest in an endless loop does not keep it.
+        self._thread = threading.Thread(target=self._run, args=(vm, min(stops, default=None)), daemon=True)
+        self._thread.start()
+
+    def _run(self, vm: M, until: int | None) -> None:
+        try:
+            while True:
+                stop = vm.run(until=until)
+                if stop.reason != "stop" or self._stop_wanted.is_set():
+                    break
+            self.last_stop = stop
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that can report it
+            self.failure = error
+        for listener in self._listeners:
+            listener()
+
+    def stop(self, *, quiet: bool = False) -> Stop | None:
+        """Stop the guest, wait until it stands still, and say why it did; at once if it already does.
+
+        ``quiet`` leaves a failure of the running thread for later.
+        """
+        thread = self._thread
+        while thread is not None and thread.is_alive():
+            self._stop_wanted.set()
+            self.vm.request_stop()
+            thread.join(_REPEAT)
+        if not quiet:
+            self._raise_failure()
+        return self.last_stop
+
+    def wait(self, timeout: float | None = None) -> Stop | None:
+        """Wait until the guest stops by itself; None if it has not after ``timeout`` seconds."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                return None
+        self._raise_failure()
+        return self.last_stop
+
+    def _raise_failure(self) -> None:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+
+
+def describe(stop: Stop | None) -> str:
+    """A stop as people say it.
+
+    >>> from types import SimpleNamespace
+    >>> describe(SimpleNamespace(reason="triple-fault", detail="page fault at 0x10"))
+    'triple fault: page fault at 0x10'
+    """
+    if stop is None:
+        return "not run yet"
+    words = {"limit": "reached the instruction asked for", "stop": "stopped on request"}
+    text = words.get(stop.reason, stop.reason.replace("-", " "))
+    return text if stop.detail in (None, "", 0) and stop.reason != "exit" else f"{text}: {stop.detail}"
+
+
+def status_of(stop: Stop | None) -> int:
+    """The exit status that a guest's end stands for.
+
+    The isa-debug-exit device decides for itself; a triple fault, after which QEMU would reset the
+    machine, is a failure; everything else (a stop, a halt for ever) is none.
+    """
+    if stop is None:
+        return 0
+    if stop.reason == "exit":
+        return int(stop.detail) & 0xFF
+    return HypervisorError.status if stop.reason == "triple-fault" else 0
