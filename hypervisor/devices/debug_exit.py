@@ -4,8 +4,6 @@ Source: QEMU 7.2, hw/misc/debugexit.c. The guests and the tests use it at port 0
 (``-device isa-debug-exit,iobase=0xf4,iosize=0x04``).
 """
 
-# ruff: noqa: ARG002 - an access of any kind is all that counts
-
 from __future__ import annotations
 
 from collections.abc import Callable

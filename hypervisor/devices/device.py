@@ -31,6 +31,9 @@ Time = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Line = Callable[[int], object]
 """An interrupt line: called with its new level, 0 or 1. Setting it to the same level is harmless."""
 
+Rescheduled = Callable[[], object]
+"""How a device says that its next deadline may have changed."""
+
 
 class Clock(Protocol):
     """Virtual time as the monitor keeps it; current whenever a device is called."""

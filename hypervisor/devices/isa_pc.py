@@ -13,12 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from hypervisor.devices import pit, rtc, uart
 from hypervisor.devices.bus import Bus, Width
 from hypervisor.devices.debug_exit import DebugExit
 from hypervisor.devices.device import Clock, Device
+from hypervisor.devices.dma import Dma
+from hypervisor.devices.firmware import hand_over
+from hypervisor.devices.i8042 import I8042, KEYBOARD_IRQ, MOUSE_IRQ
 from hypervisor.devices.pic import Pic
 from hypervisor.devices.pit import Pit
+from hypervisor.devices.rtc import Y2K, Rtc
 from hypervisor.devices.uart import Uart
+from hypervisor.devices.vga import FIRST_PORT, PORTS, Vga
 from hypervisor.errors import StateError
 from hypervisor.state.model import DeviceState
 
@@ -37,13 +43,16 @@ class IsaPc:
         on_exit: Callable[[int], object],
         on_reset: Callable[[], object],
         *,
+        date: int = Y2K,
         debug_exit: tuple[int, int] = (DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE),
     ) -> None:
         """Build the machine as it is after reset.
 
+        ``ram`` is all of guest RAM (the CMOS tells its size, the screen is in it).
         ``on_output`` gets what the guest sends to COM1, ``on_exit`` the exit status that QEMU's process
-        would end with, ``on_reset`` is called when the guest resets the machine. ``debug_exit`` is the
-        first port and the number of ports of isa-debug-exit.
+        would end with, ``on_reset`` is called when the guest resets the machine. ``date`` is what the
+        RTC shows at virtual time 0, in seconds since 1970. ``debug_exit`` is the first port and the
+        number of ports of isa-debug-exit.
         """
         self.interrupt = False
         """The 8259's INTR line."""
@@ -51,13 +60,31 @@ class IsaPc:
         self.bus = Bus()
         self.pic = Pic(self._set_interrupt, self._catch_up, self._reschedule)
         line = self.pic.set_line
-        self.pit = Pit(clock, partial(line, 0), self._reschedule)
-        self.uart = Uart(clock, partial(line, 4), self._reschedule, on_output)
+        self.pit = Pit(clock, partial(line, pit.IRQ), self._reschedule)
+        self.uart = Uart(clock, partial(line, uart.IRQ), self._reschedule, on_output)
+        self.rtc = Rtc(clock, partial(line, rtc.IRQ), self._reschedule, len(ram), date)
+        self.i8042 = I8042(partial(line, KEYBOARD_IRQ), partial(line, MOUSE_IRQ), on_reset)
+        self.dma = Dma()
+        self.vga = Vga(ram)
         self.debug_exit = DebugExit(on_exit)
         self.devices: dict[str, Device] = {
-            device.name: device for device in (self.pic, self.pit, self.uart, self.debug_exit)
+            device.name: device
+            for device in (
+                self.pic,
+                self.pit,
+                self.uart,
+                self.rtc,
+                self.i8042,
+                self.dma,
+                self.vga,
+                self.debug_exit,
+            )
         }
-        self._timed: tuple[tuple[Device, int], ...] = ((self.pit, 0), (self.uart, 4))
+        self._timed: tuple[tuple[Device, int], ...] = (
+            (self.pit, pit.IRQ),
+            (self.uart, uart.IRQ),
+            (self.rtc, rtc.IRQ),
+        )
         """Devices with events of their own, and their interrupt."""
         self._deadline: int | None = None
         self._stale = True
@@ -72,7 +99,18 @@ class IsaPc:
         claim(self.pic, 0x4D1, 1, 0x30)
         claim(self.pit, 0x40, 4)
         claim(self.pit, 0x61, 1, 0x10)
-        claim(self.uart, 0x3F8, 8)
+        claim(self.i8042, 0x60, 1, 0x00)
+        claim(self.i8042, 0x64, 1, 0x10)
+        claim(self.i8042, 0x92, 1, 0x20)
+        claim(self.rtc, 0x70, 2)
+        claim(self.dma, 0x00, 8)
+        claim(self.dma, 0x08, 8, 0x08)
+        claim(self.dma, 0xC0, 16, 0x20)
+        claim(self.dma, 0xD0, 16, 0x30)
+        for first, count in ((0x81, 3), (0x87, 1), (0x89, 3), (0x8F, 1)):
+            claim(self.dma, first, count, 0x40 + (first & 0x0F), Width.LOOSE)
+        claim(self.vga, FIRST_PORT, PORTS)
+        claim(self.uart, uart.FIRST_PORT, 8)
         claim(self.debug_exit, exit_port, exit_size, 0, Width.NATIVE)
 
     def _set_interrupt(self, level: bool) -> None:
@@ -82,6 +120,7 @@ class IsaPc:
         """Reset all devices and leave them as the firmware hands them to a kernel."""
         for device in self.devices.values():
             device.reset()
+        hand_over(self.bus)
 
     def read_port(self, port: int, size: int) -> int:
         """IN: the value of ``size`` (1, 2 or 4) bytes at ``port``."""
@@ -98,6 +137,14 @@ class IsaPc:
     def receive(self, data: bytes) -> None:
         """Console input arrives at COM1."""
         self.uart.receive(data)
+
+    def key(self, code: int, *, down: bool) -> None:
+        """A key of the keyboard moves: its number in scancode set 1, plus 0xe000 for extended keys."""
+        self.i8042.key(code, down=down)
+
+    def screen(self) -> str:
+        """The text screen: 25 lines of 80 characters."""
+        return self.vga.text()
 
     def next_deadline(self) -> int | None:
         """Virtual time at which ``advance`` must be called next, or None if nothing is to come."""

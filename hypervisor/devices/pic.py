@@ -15,8 +15,6 @@ was advanced in time.
 Offsets: 0x00 and 0x01 are the master's ports, 0x10 and 0x11 the slave's, 0x20 and 0x30 their ELCRs.
 """
 
-# ruff: noqa: ARG002 - eight bits wide: the bus has split every access already
-
 from __future__ import annotations
 
 from collections.abc import Callable

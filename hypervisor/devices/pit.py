@@ -19,16 +19,13 @@ the clock ticks since then. Ticks are exact: tick n comes at the first whole nan
 Offsets: 0-2 the channels, 3 the control word, 0x10 port 0x61.
 """
 
-# ruff: noqa: ARG002 - eight bits wide: the bus has split every access already
-
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from hypervisor.devices.device import SECOND, U8, Bit, Clock, Device, Line, Registers, Time
+from hypervisor.devices.device import SECOND, U8, Bit, Clock, Device, Line, Registers, Rescheduled, Time
 
 FREQUENCY = 1_193_182
 """Hz: a twelfth of the PC's 14.31818 MHz crystal."""
@@ -230,7 +227,7 @@ class Pit(Device):
     name = "pit"
     Fields = PitFields
 
-    def __init__(self, clock: Clock, line: Line, rescheduled: Callable[[], object]) -> None:
+    def __init__(self, clock: Clock, line: Line, rescheduled: Rescheduled) -> None:
         self._clock = clock
         self._rescheduled = rescheduled
         self._set_line = line

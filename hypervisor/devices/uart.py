@@ -13,8 +13,6 @@ What the outside sends waits in ``queue``, without a bound, and enters the recei
 nothing that is typed is ever lost. The queue is part of the state.
 """
 
-# ruff: noqa: ARG002 - eight bits wide: the bus has split every access already
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,8 +20,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from hypervisor.devices.device import SECOND, U8, Bit, Clock, Device, Line, Time
+from hypervisor.devices.device import SECOND, U8, Bit, Clock, Device, Line, Rescheduled, Time
 
+FIRST_PORT = 0x3F8
+IRQ = 4
 BASE_BAUD = 115_200
 """The rate at divisor 1: 1.8432 MHz / 16."""
 FIFO_SIZE = 16
@@ -81,7 +81,7 @@ class Uart(Device):
         self,
         clock: Clock,
         line: Line,
-        rescheduled: Callable[[], object],
+        rescheduled: Rescheduled,
         on_output: Callable[[bytes], object],
         *,
         out2_gates: bool = False,
