@@ -1,0 +1,24 @@
+"""Moving a guest to another monitor. Reading order: ``protocol``, ``source``, ``destination``, ``settle``."""
+
+from hypervisor.migration.channel import PATIENCE, Address, LinkError, Timeouts, parse_address
+from hypervisor.migration.destination import Listener
+from hypervisor.migration.protocol import Departure, Machine
+from hypervisor.migration.report import Report
+from hypervisor.migration.settle import Handover
+from hypervisor.migration.source import SendError, UnsettledError, send
+
+__all__ = [
+    "PATIENCE",
+    "Address",
+    "Departure",
+    "Handover",
+    "LinkError",
+    "Listener",
+    "Machine",
+    "Report",
+    "SendError",
+    "Timeouts",
+    "UnsettledError",
+    "parse_address",
+    "send",
+]

@@ -1,0 +1,294 @@
+"""A link between two monitors: addresses, connections with time limits, framed messages.
+
+A message is an 8-byte frame header (``u32`` length, ``u32`` CRC-32C of the payload, little-endian)
+and msgpack. A length is believed up to ``MESSAGE_MAX``. Between messages the checked stream travels
+as it is; it knows where it ends and has its own checksums.
+
+Nothing here waits for ever: each operation has a time limit, and what goes wrong with a link is a
+:class:`LinkError` of one line. TCP is the only kind yet; ``parse_address`` is where ``unix:`` and ``tls:`` go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import selectors
+import socket
+import struct
+import time
+from typing import Any, Final, NamedTuple, Never, Self, TypeVar, overload
+
+import msgspec
+
+from hypervisor.errors import HostError, MigrationError, UsageError
+from hypervisor.migration.protocol import Message, Refused
+from hypervisor.state.codec import crc32c
+from hypervisor.state.sections import Readable
+
+MESSAGE_MAX: Final = 64 << 10
+LOOPBACK: Final = "127.0.0.1"
+
+_FRAME = struct.Struct("<II")
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Message)
+
+A = TypeVar("A", bound=Message)
+B = TypeVar("B", bound=Message)
+
+
+class LinkError(MigrationError):
+    """The peer is gone, silent, or does not speak this protocol."""
+
+
+class RefusedError(MigrationError):
+    """The peer said no, and why."""
+
+
+class Timeouts(NamedTuple):
+    """How long to wait, in seconds."""
+
+    connect: float = 10.0
+    """For a connection."""
+    message: float = 30.0
+    """For the peer's next message, and for any progress in sending."""
+    settle: float = 5.0
+    """A source whose link broke in the handover tries to reconnect for this long before it says so."""
+
+
+PATIENCE: Final = Timeouts()
+
+
+class Address(NamedTuple):
+    """Where a monitor listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Can only this host reach it? (What is not will need TLS.)"""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def parse_address(text: str | Address) -> Address:
+    """``tcp:HOST:PORT``. An empty host is the loopback interface, an IPv6 address stands in brackets.
+
+    >>> str(parse_address("tcp::4444"))
+    'tcp:127.0.0.1:4444'
+    >>> parse_address("tcp:[::1]:4444").host
+    '::1'
+
+    Raises:
+        UsageError: it is not an address of a kind that is supported.
+    """
+    if isinstance(text, Address):
+        return text
+    kind, _, rest = text.partition(":")
+    if kind in ("unix", "tls"):
+        raise UsageError(f"{text}: {kind}: addresses are not supported yet; use tcp:HOST:PORT")
+    host, separator, port = rest.rpartition(":")
+    if kind != "tcp" or not separator or not (port.isascii() and port.isdecimal()) or int(port) > 0xFFFF:
+        raise UsageError(f"{text}: not an address; it looks like tcp:HOST:PORT")
+    return Address(host.strip("[]") or LOOPBACK, int(port))
+
+
+class Channel:
+    """One connection to another monitor."""
+
+    def __init__(self, connection: socket.socket, timeouts: Timeouts) -> None:
+        self._socket = connection
+        self._timeouts = timeouts
+        self.sent = 0
+        """Bytes sent."""
+        self.received = 0
+        """Bytes received."""
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # messages are small and awaited
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the peer know that nothing more comes. May be called twice."""
+        self._socket.close()
+
+    def interrupt(self) -> None:
+        """Make whatever another thread does with this channel fail."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def write(self, data: Readable) -> None:
+        """Send all of ``data``; it may be changed when this returns.
+
+        Raises:
+            LinkError: the peer is gone, or took nothing for too long.
+        """
+        view = memoryview(data)
+        try:
+            self._socket.settimeout(self._timeouts.message)
+            while view:
+                count = self._socket.send(view)
+                self.sent += count
+                view = view[count:]
+        except OSError as error:
+            raise LinkError(self._reason(error)) from None
+
+    def readinto(self, view: memoryview) -> int:
+        """Receive some bytes; never 0: the end of the connection is an error like any other."""
+        return self._receive(view, time.monotonic() + self._timeouts.message)
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
+        payload = _ENCODER.encode(message)
+        self.write(_FRAME.pack(len(payload), crc32c(payload)) + payload)
+
+    @overload
+    def receive(self, kind: type[A], /, *, timeout: float | None = None) -> A: ...
+    @overload
+    def receive(self, kind: type[A], other: type[B], /, *, timeout: float | None = None) -> A | B: ...
+    @overload
+    def receive(self, *, timeout: float | None = None) -> Never: ...
+    def receive(self, *kinds: type[Any], timeout: float | None = None) -> Any:
+        """The next message, which must be one of ``kinds``, within ``timeout`` seconds as a whole.
+
+        Raises:
+            LinkError: the peer is gone or silent, or sent something else.
+            RefusedError: the peer sent ``Refused``.
+        """
+        deadline = time.monotonic() + (self._timeouts.message if timeout is None else timeout)
+        length, checksum = _FRAME.unpack(self._take(_FRAME.size, deadline))
+        if length > MESSAGE_MAX:
+            raise LinkError("the peer does not speak the migration protocol of this hypervisor")
+        payload = self._take(length, deadline)
+        if crc32c(payload) != checksum:
+            raise LinkError("a message was altered on its way")
+        try:
+            message = _DECODER.decode(payload)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise LinkError(f"the peer sent something that is no message ({error})") from None
+        if isinstance(message, kinds):
+            return message
+        if isinstance(message, Refused):
+            raise RefusedError(message.reason)
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise LinkError(f"the peer sent {type(message).__name__} where {expected} was to come")
+
+    def refuse(self, reason: Refused) -> None:
+        """Say why this is the end, if anybody still listens."""
+        with contextlib.suppress(LinkError, OSError):
+            self.send(reason)
+            self._socket.shutdown(socket.SHUT_WR)
+            # Closing with unread data would reset the connection, and the reason with it (RFC 1122,
+            # 4.2.2.13): throw away what is under way, but not for long.
+            scrap = memoryview(bytearray(1 << 16))
+            deadline = time.monotonic() + min(1.0, self._timeouts.message)
+            while time.monotonic() < deadline:
+                self._receive(scrap, deadline)
+
+    def last_words(self) -> str | None:
+        """After a failed ``write``: the reason, if the peer gave one before it closed."""
+        try:
+            self.receive(timeout=min(0.5, self._timeouts.message))
+        except RefusedError as refused:
+            return str(refused)
+        except LinkError:
+            pass
+        return None
+
+    def _take(self, length: int, deadline: float) -> bytes:
+        data = bytearray(length)
+        view = memoryview(data)
+        while view:
+            view = view[self._receive(view, deadline) :]
+        return bytes(data)
+
+    def _receive(self, view: memoryview, deadline: float) -> int:
+        try:
+            # A timeout of 0 would mean non-blocking.
+            self._socket.settimeout(max(deadline - time.monotonic(), 1e-4))
+            count = self._socket.recv_into(view)
+        except OSError as error:
+            raise LinkError(self._reason(error)) from None
+        if not count:
+            raise LinkError("the peer closed the connection")
+        self.received += count
+        return count
+
+    def _reason(self, error: OSError) -> str:
+        if isinstance(error, TimeoutError):
+            return "the peer was silent for too long"
+        if isinstance(error, ConnectionError):
+            return "the peer closed the connection"
+        return f"the connection failed: {error.strerror or error}"
+
+
+def connect(address: str | Address, timeouts: Timeouts) -> Channel:
+    """Connect to a monitor that listens.
+
+    Raises:
+        LinkError: nobody listens there, or nobody answers.
+    """
+    target = parse_address(address)
+    try:
+        connection = socket.create_connection(target, timeout=timeouts.connect)
+    except ConnectionRefusedError:
+        raise LinkError(f"{target}: nobody listens there (connection refused)") from None
+    except TimeoutError:
+        raise LinkError(f"{target}: no answer within {timeouts.connect:g} s") from None
+    except OSError as error:
+        raise LinkError(f"{target}: cannot connect: {error.strerror or error}") from None
+    return Channel(connection, timeouts)
+
+
+class Acceptor:
+    """A socket that listens. ``address`` has the real port when 0 was asked for."""
+
+    def __init__(self, address: str | Address, timeouts: Timeouts) -> None:
+        target = parse_address(address)
+        self._timeouts = timeouts
+        try:
+            family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
+            self._socket = socket.create_server(target, family=family, backlog=8)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise HostError(f"{target}: the port is in use") from None
+            raise HostError(f"{target}: cannot listen: {error.strerror or error}") from None
+        self.address = Address(target.host, self._socket.getsockname()[1])
+        self._waker, self._wakened = socket.socketpair()
+        self._socket.setblocking(False)
+
+    def accept(self, timeout: float | None) -> Channel | None:
+        """The next connection; None after ``timeout`` seconds (None: no limit) or a ``wake``."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            selector.register(self._wakened, selectors.EVENT_READ)
+            ready = {key.fileobj for key, _ in selector.select(timeout)}
+        if self._wakened in ready:
+            self._wakened.recv(1)
+            return None
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionError):
+            return None  # it went away again before we looked
+        except OSError as error:
+            time.sleep(0.1)  # no descriptor is free, for example: it stays in the queue
+            raise HostError(f"{self.address}: cannot accept: {error.strerror or error}") from None
+        return Channel(connection, self._timeouts)
+
+    def wake(self) -> None:
+        """Make an ``accept`` in another thread, or the next one here, return None."""
+        self._waker.send(b"\0")
+
+    def close(self) -> None:
+        for end in (self._socket, self._waker, self._wakened):
+            end.close()

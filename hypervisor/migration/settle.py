@@ -1,0 +1,81 @@
+"""What the source does when the link broke: connect again, ask, and act on the answer.
+
+``protocol`` has the table. Nothing in here lets time decide: an answer settles the matter, and the
+lack of one leaves it as it is.
+"""
+
+from __future__ import annotations
+
+import time
+
+from hypervisor.errors import MigrationError
+from hypervisor.migration.channel import Address, LinkError, Timeouts, connect
+from hypervisor.migration.protocol import Ack, Departure, Standing
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+
+
+class Handover:
+    """A handover that did not end well, and the ways to end it."""
+
+    def __init__(self, departure: Departure, address: Address, timeouts: Timeouts) -> None:
+        self._departure = departure
+        self.address = address
+        self._timeouts = timeouts
+
+    @property
+    def state(self) -> Departure.State:
+        """OWNER: the guest may run here. GONE: it runs there. IN_DOUBT: neither, yet."""
+        return self._departure.state
+
+    def settle(self) -> Departure.State:
+        """Ask the destination once.
+
+        An owner asks it to throw away the copy that it may hold, which is only a courtesy.
+
+        Raises:
+            MigrationError: it does not answer, or knows nothing of this guest. ``state`` is as before.
+        """
+        departure = self._departure
+        if departure.state is Departure.State.GONE:
+            return departure.state
+        with connect(self.address, self._timeouts) as channel:
+            channel.send(departure.settle_message())
+            outcome = channel.receive(Standing).outcome
+            if departure.state is Departure.State.OWNER:
+                if outcome == "committed":
+                    raise MigrationError(
+                        f"the guest runs here and at {self.address}: an operator forced one of them; stop one"
+                    )
+            elif outcome == "committed":
+                departure.gone()
+            elif outcome == "abandoned":
+                departure.returned()
+            elif outcome == "prepared":
+                channel.send(departure.commit())
+                channel.receive(Ack)
+                departure.gone()
+            else:
+                raise MigrationError(
+                    f"the monitor at {self.address} knows nothing of this handover; it may have run the guest "
+                    "before it was started anew, so only you can decide to force the guest to run here"
+                )
+        return departure.state
+
+    def settle_within(self, seconds: float) -> Departure.State:
+        """Ask, and again while the link is broken, for so long; then leave it as it is."""
+        deadline = time.monotonic() + seconds
+        pause = _FIRST_PAUSE
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return self.state
+            try:
+                return self.settle()
+            except LinkError:
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def force(self) -> None:
+        """Run the guest here after all. Only for an operator who knows that it does not run there."""
+        self._departure.force()

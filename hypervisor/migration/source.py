@@ -1,0 +1,168 @@
+"""Sending a guest to another monitor. Read ``protocol`` first."""
+
+from __future__ import annotations
+
+from hypervisor.errors import HypervisorError, MigrationError
+from hypervisor.migration.channel import (
+    PATIENCE,
+    Address,
+    Channel,
+    LinkError,
+    Timeouts,
+    connect,
+    parse_address,
+)
+from hypervisor.migration.protocol import (
+    PROTOCOL_VERSION,
+    Ack,
+    Configure,
+    Departure,
+    Hello,
+    Machine,
+    Prepared,
+    Ready,
+    Welcome,
+)
+from hypervisor.migration.report import Phase, Recorder, Report
+from hypervisor.migration.settle import Handover
+from hypervisor.state.sections import Readable
+from hypervisor.state.stream import Progress, write_stream
+
+
+class SendError(MigrationError):
+    """The guest was not handed over. It is still here and may go on; ``handover.settle()`` tidies up there."""
+
+    def __init__(self, message: str, handover: Handover) -> None:
+        super().__init__(message)
+        self.handover = handover
+
+
+class UnsettledError(SendError):
+    """The link broke in the handover, and it is unknown whether the guest runs there.
+
+    The copy here stays stopped until ``handover.settle()`` gets an answer or an operator calls
+    ``handover.force()``.
+    """
+
+
+def send(
+    vm: Machine,
+    address: str | Address,
+    *,
+    progress: Progress | None = None,
+    report: Report | None = None,
+    timeouts: Timeouts = PATIENCE,
+) -> Report:
+    """Hand a stopped guest over to the monitor that listens at ``address`` (``tcp:HOST:PORT``).
+
+    When this returns, the guest runs there, and ``vm`` is only good for ``close``. ``progress`` gets
+    the bytes of RAM that were sent; ``report`` is filled in while it goes on, and returned.
+
+    Raises:
+        UsageError: that is no address.
+        UnsettledError: nobody knows who has the guest; ``vm.owned`` is false and stays so for now.
+        SendError: any failure before that; ``vm.owned`` is true.
+        MigrationError: the guest is running, or not owned by this monitor.
+    """
+    target = parse_address(address)
+    departure = Departure(vm)
+    handover = Handover(departure, target, timeouts)
+    recorder = Recorder(Report() if report is None else report)
+    channel: Channel | None = None
+    try:
+        try:
+            channel = connect(target, timeouts)
+            _prepare(channel, departure, recorder, progress)
+        except BaseException as error:
+            departure.abort()  # whatever it was, nothing is committed: the guest goes on here
+            recorder.finish("failed", channel.sent if channel else 0, error)
+            if not isinstance(error, HypervisorError):
+                raise
+            raise SendError(
+                f"migration to {target} failed in phase {recorder.phase}: {error}; the guest is still here",
+                handover,
+            ) from None
+        try:
+            _commit(channel, departure, recorder)
+        except (MigrationError, KeyboardInterrupt) as error:
+            channel.close()
+            _resolve(handover, recorder, channel.sent, error, timeouts)
+    finally:
+        if channel is not None:
+            channel.close()
+    recorder.finish("completed", channel.sent)
+    return recorder.report
+
+
+def _prepare(channel: Channel, departure: Departure, recorder: Recorder, progress: Progress | None) -> None:
+    """Everything up to Prepared: all of it can fail, and then nothing has happened."""
+    vm = departure.vm
+    channel.send(Hello(PROTOCOL_VERSION, departure.identity, departure.epoch, departure.transfer))
+    channel.receive(Welcome)
+    recorder.enter(Phase.CONFIGURATION)
+    channel.send(Configure(vm.config))
+    channel.receive(Ready)
+    recorder.enter(
+        Phase.MEMORY
+    )  # rounds while the guest runs will come here; without them it has no duration
+    recorder.enter(Phase.STOP)
+    departure.stop()
+    state = vm.capture()
+    recorder.enter(Phase.FINAL_STATE)
+
+    def copied(done: int, total: int) -> None:
+        recorder.copied(done, total, channel.sent)
+        if progress is not None:
+            progress(done, total)
+
+    def write(data: Readable) -> None:
+        try:
+            channel.write(data)
+        except LinkError as error:
+            # A destination that finds the stream wrong says so and closes; that is the better message.
+            raise MigrationError(channel.last_words() or str(error)) from None
+
+    summary = write_stream(state, vm.ram, write, progress=copied)
+    recorder.summary(summary)
+    recorder.enter(Phase.PREPARED)
+    prepared = channel.receive(Prepared)
+    if (prepared.transfer, prepared.digest) != (departure.transfer, summary.digest):
+        raise MigrationError("the destination prepared something else than what was sent")
+
+
+def _commit(channel: Channel, departure: Departure, recorder: Recorder) -> None:
+    recorder.enter(Phase.COMMIT)
+    message = departure.commit()
+    channel.send(message)
+    ack = channel.receive(Ack)
+    if (ack.transfer, ack.epoch) != (message.transfer, message.epoch):
+        raise MigrationError("the destination acknowledged something else than what was committed")
+    departure.gone()
+
+
+def _resolve(
+    handover: Handover, recorder: Recorder, sent: int, error: BaseException, timeouts: Timeouts
+) -> None:
+    """Commit was sent, no Ack came: return if the guest is there after all, else say how it stands."""
+    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    state = handover.state
+    if not isinstance(error, KeyboardInterrupt):
+        try:
+            state = handover.settle_within(timeouts.settle)
+        except (MigrationError, KeyboardInterrupt) as unsettled:
+            reason = f"{reason}; {unsettled}" if str(unsettled) else reason
+    if state is Departure.State.GONE:
+        return
+    if state is Departure.State.OWNER:
+        recorder.finish("failed", sent, reason)
+        raise SendError(
+            f"migration to {handover.address} failed in the handover: {reason}; the destination gave the guest "
+            "up, it is still here",
+            handover,
+        )
+    recorder.finish("unsettled", sent, reason)
+    raise UnsettledError(
+        f"migration to {handover.address}: the link broke in the handover ({reason}); the guest stays stopped "
+        "here until it is settled with the destination",
+        handover,
+    )
