@@ -150,7 +150,7 @@ class SourceDistribution(sdist):
 
 def can_compile_guests() -> bool:
     """Is there a make, and a C compiler that makes 32-bit x86 objects?"""
-    compiler = os.environ.get("GUEST_CC", os.environ.get("CC", "gcc")).split()
+    compiler = os.environ.get("GUEST_CC", os.environ.get("CC", "cc")).split()
     if not shutil.which("make") or not shutil.which(compiler[0]):
         return False
     with tempfile.TemporaryDirectory() as scratch:
@@ -167,7 +167,8 @@ def build_guests() -> None:
     if can_compile_guests():
         # make's own variables would make this one a part of the make that called us.
         environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-        if subprocess.run(["make", "-s", "-C", "guests"], env=environment, check=False).returncode:
+        compiler = [f"CC={environment['GUEST_CC']}"] if "GUEST_CC" in environment else []
+        if subprocess.run(["make", "-s", "-C", "guests", *compiler], env=environment, check=False).returncode:
             raise SetupError("the guest images cannot be built; the compiler's messages are above")
         for image in sorted(GUESTS.glob("*.elf")):
             target = IMAGES / image.name
@@ -176,7 +177,7 @@ def build_guests() -> None:
     elif not any(IMAGES.glob("*.elf")):
         raise SetupError(
             "no guest images, and no compiler to make them: building a package needs `make` and a gcc that "
-            "accepts -m32 (any x86 Debian's does; elsewhere set GUEST_CC=i686-linux-gnu-gcc). "
+            "accepts -m32 (any x86 Debian's does; elsewhere set GUEST_CC and LD to a cross compiler's). "
             "Installing a built wheel needs neither."
         )
 

@@ -13,6 +13,8 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, get_origin
 
 from hypervisor.errors import UsageError
+from hypervisor.migration.channel import Address as Peer
+from hypervisor.migration.channel import parse_address
 from hypervisor.repl.expressions import evaluate, number
 
 T_co = TypeVar("T_co", covariant=True)
@@ -29,16 +31,6 @@ class GuestAddress(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.space}:{self.value:#010x}"
-
-
-class Endpoint(NamedTuple):
-    """One end of a TCP connection."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -155,9 +147,9 @@ class _File(Kind[FilePath]):
                 yield head + slash + entry.name + ("/" if entry.is_dir() else "")
 
 
-class _HostPort(Kind[Endpoint]):
-    def read(self, text: str, names: Mapping[str, int]) -> Endpoint:
-        return endpoint(text)
+class _HostPort(Kind[Peer]):
+    def read(self, text: str, names: Mapping[str, int]) -> Peer:
+        return parse_address(text)
 
     def complete(self, text: str, names: Mapping[str, int]) -> Iterable[str]:
         return [word for word in ("tcp:127.0.0.1:",) if word.startswith(text)]
@@ -178,17 +170,6 @@ class _Choice(Kind[str]):
 
 def choice(label: str, *choices: str) -> Kind[str]:
     return _Choice(label, " or ".join(choices), choices=choices)
-
-
-def endpoint(text: str) -> Endpoint:
-    """``tcp:HOST:PORT``; an IPv6 address goes in brackets.
-
-    Port 0 asks the listening side for any free port.
-    """
-    found = re.fullmatch(r"tcp:(\[[^\]]+\]|[^:\s]+):(\d{1,5})", text)
-    if found is None or int(found[2]) > 0xFFFF:
-        raise UsageError(f"{text!r}: tcp:HOST:PORT is expected, for example tcp:127.0.0.1:4444")
-    return Endpoint(found[1].strip("[]"), int(found[2]))
 
 
 def size(text: str) -> int:
@@ -212,7 +193,7 @@ Format = Annotated[
 ]
 Register = Annotated[str, _Register("REGISTER", "a register's name")]
 Path = Annotated[FilePath, _File("FILE", "a file")]
-HostPort = Annotated[Endpoint, _HostPort("tcp:HOST:PORT", "where a monitor listens")]
+HostPort = Annotated[Peer, _HostPort("tcp:HOST:PORT", "where a monitor listens")]
 Background = Annotated[str, choice("&", "&")]
 
 

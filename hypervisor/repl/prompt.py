@@ -64,6 +64,11 @@ class Prompt:
 
     # What commands use
 
+    @property
+    def terminal(self) -> TextIO | None:
+        """Where a progress bar may be drawn."""
+        return self.out if self.interactive else None
+
     def write(self, text: str) -> None:
         self.out.write(text)
         self.out.flush()

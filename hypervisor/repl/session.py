@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from hypervisor.errors import HypervisorError, UsageError
+from hypervisor.migration.settle import Handover
 from hypervisor.repl.protocol import Machine, Stop
 
 M = TypeVar("M", bound=Machine)
@@ -31,6 +32,7 @@ class Session(Generic[M]):
     """Attributes:
     last_stop: why the guest stopped last; None before its first run.
     failure: what the running thread died of, if it did: to be raised by whoever looks next.
+    unsettled: a handover to another monitor that broke, so that nobody knows who has the guest.
     breakpoints: instruction counts at which every run stops.
     snapshots: in memory, by name.
     """
@@ -43,6 +45,7 @@ class Session(Generic[M]):
         self._listeners: list[Callable[[], None]] = []
         self.last_stop: Stop | None = None
         self.failure: BaseException | None = None
+        self.unsettled: Handover | None = None
         self.breakpoints: set[int] = set()
         self.snapshots: dict[str, Any] = {}
 
@@ -67,10 +70,22 @@ class Session(Generic[M]):
         self._raise_failure()
         return self.vm
 
+    @property
+    def ready_vm(self) -> M:
+        """The guest, for a command that lets it execute: stopped, surely ours, and not at its end."""
+        vm = self.stopped_vm
+        if self.unsettled is not None:
+            raise UsageError(f"the guest may be running at {self.unsettled.address}: `settle` it first")
+        if self.finished:
+            raise UsageError(f"the guest has ended ({describe(self.last_stop)})")
+        return vm
+
     def replace(self, vm: M | None, absent: str = "there is no guest") -> None:
         """Take another guest (after a load), or none (after a migration away; ``absent`` says where to)."""
         if self.running:
             raise UsageError("the guest is running: `stop` it first")
+        if self.unsettled is not None:
+            raise UsageError(f"the guest may be running at {self.unsettled.address}: `settle` it first")
         if self._vm is not None and self._vm is not vm:
             self._vm.close()
         self._vm, self._absent = vm, absent
@@ -102,9 +117,7 @@ class Session(Generic[M]):
 
     def start(self, *, until: int | None = None) -> None:
         """Run the guest in the background, to instruction ``until`` or the next breakpoint."""
-        vm = self.stopped_vm
-        if self.finished:
-            raise UsageError(f"the guest has ended ({describe(self.last_stop)})")
+        vm = self.ready_vm
         if until is not None and until < vm.instructions:
             raise UsageError(f"instruction {until} is past: the guest is at {vm.instructions}")
         stops = [stop for stop in self.breakpoints if stop > vm.instructions]

@@ -88,9 +88,7 @@ def step(prompt: Prompt, count: Count = 1) -> str:
     instruction of its handler.
     """
     session = prompt.session
-    vm = session.stopped_vm
-    if session.finished:
-        raise UsageError(f"the guest has ended ({describe(session.last_stop)})")
+    vm = session.ready_vm
     session.last_stop = vm.run(instructions=count)
     prompt.show_output()
     lines = [f"{vm.instructions:>14,}  "]

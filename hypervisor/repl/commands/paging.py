@@ -1,1 +1,3 @@
-"""The way of an address through the page tables."""
+"""The way of an address through the page tables: the guest's own, and the shadow of them."""
+
+from __future__ import annotations

@@ -1,0 +1,73 @@
+"""`hv info`: what is installed here, in which form it runs, and whether the CPU below is as it must be."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import pkgutil
+import platform
+from collections.abc import Iterator
+
+import hypervisor
+from hypervisor import _source, images
+from hypervisor.cli.command import Command
+from hypervisor.errors import HypervisorError
+
+LIBRARIES = ("unicorn", "capstone", "msgspec", "zstandard", "prompt_toolkit", "rich")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print one fact a line. The status is 1 if no guest can run here."""
+    status = 0
+    for name, value in facts():
+        print(f"{name:<14} {value}")
+    try:
+        print(f"{'substrate':<14} {substrate()}")
+    except (HypervisorError, ImportError) as error:
+        print(f"{'substrate':<14} not usable: {error}")
+        status = HypervisorError.status
+    return status
+
+
+def facts() -> Iterator[tuple[str, str]]:
+    """Names and values, without touching the CPU below."""
+    yield "hv", hypervisor.__version__
+    yield (
+        "python",
+        f"{platform.python_version()} ({platform.machine()}, {platform.system()} {platform.release()})",
+    )
+    for library in LIBRARIES:
+        yield library, importlib.metadata.version(library)
+    yield "images", ", ".join(images.names()) or "none: run `make guests`"
+    yield (
+        "interpreted",
+        "every module (HV_PURE is set)" if _source.pure() else "what is not listed as compiled",
+    )
+    yield "compiled", ", ".join(compiled_modules()) or "no module but hypervisor.ext"
+
+
+def compiled_modules() -> list[str]:
+    """Modules of Python that run compiled just now; ``hypervisor.ext`` always does and is not named."""
+    found = []
+    for module in pkgutil.walk_packages(hypervisor.__path__, "hypervisor."):
+        if module.name.startswith("hypervisor.ext.") or module.ispkg:
+            continue
+        spec = importlib.util.find_spec(module.name)
+        if spec is not None and spec.origin is not None and spec.origin.endswith(".so"):
+            found.append(module.name)
+    return sorted(found)
+
+
+def substrate() -> str:
+    """One line on the emulated CPU: HypervisorError if its layout is not what was verified."""
+    raise NotImplementedError
+
+
+COMMAND = Command(
+    name="info",
+    summary="show versions, and check the CPU below",
+    run=run,
+    examples=("hv info",),
+    text="The check looks for the CPU's context layout anew, as every start of a guest does.",
+)

@@ -1,0 +1,169 @@
+"""`hv run`: a guest on this terminal, from an image, a saved file, or another monitor."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hypervisor import images
+from hypervisor.cli.command import Command, Option
+from hypervisor.cli.terminal import Departure, attach
+from hypervisor.errors import UsageError
+from hypervisor.migration.channel import parse_address
+from hypervisor.migration.destination import Listener
+from hypervisor.repl import machines
+from hypervisor.repl.kinds import size
+from hypervisor.repl.prompt import Ending, Prompt
+from hypervisor.repl.session import Session, describe, status_of
+
+if TYPE_CHECKING:
+    from hypervisor.machine import VirtualMachine
+
+
+def run(options: argparse.Namespace) -> int:
+    """Give the guest the terminal until it ends or somebody leaves; its own status becomes ours."""
+    check(options)
+    with contextlib.ExitStack() as held:
+        session: Session[Any] = Session(_machine(options, held))
+        held.callback(session.close)
+        prompt = Prompt(session, interactive=sys.stdin.isatty() and sys.stdout.isatty())
+        if options.until is not None:
+            session.breakpoints.add(options.until)
+        at_prompt: bool = options.prompt
+        prompted = at_prompt
+        if not at_prompt:
+            session.start()
+        while True:
+            if at_prompt:
+                ending = prompt.interact() if prompt.interactive else prompt.script(sys.stdin)
+                if ending is Ending.QUIT:
+                    return prompt.status if not prompt.interactive else 0
+                if not session.running and not session.finished:
+                    session.start()
+            departure = attach(session, prompt)
+            if departure is Departure.QUIT:
+                return 0
+            if departure is Departure.ENDED:
+                stop = session.wait()
+                tell_end(session)
+                if not prompted:
+                    return status_of(stop)
+            at_prompt = prompted = True
+
+
+def tell_end(session: Session[Any]) -> None:
+    """Why a guest stopped goes to stderr, so that stdout is the guest's console and nothing else."""
+    stop = session.last_stop
+    if stop is not None and stop.reason != "exit":
+        print(f"hv: guest: {describe(stop)}, at instruction {session.vm.instructions:,}", file=sys.stderr)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what does not go together, before anything is opened."""
+    sources = [name for name in ("image", "load", "incoming") if getattr(options, name) is not None]
+    if not sources:
+        raise UsageError("run: an IMAGE, --load or --incoming is needed (see `hv run --help`)")
+    if len(sources) > 1:
+        raise UsageError(f"run: {' and '.join(sources)} exclude each other: each brings a guest")
+    if options.image is None and (options.append or options.module):
+        raise UsageError("run: --append and --module go with an IMAGE: a guest that has booted keeps its own")
+
+
+def module(text: str) -> tuple[Path, str]:
+    """``FILE`` or ``FILE:COMMAND LINE``."""
+    file, _, words = text.partition(":")
+    return Path(file), words
+
+
+def _machine(options: argparse.Namespace, held: contextlib.ExitStack) -> VirtualMachine:
+    """The guest that the options ask for. What must stay open as long as it runs goes to ``held``."""
+    from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - `hv --help` needs no CPU
+
+    show = machines.stderr_if_terminal()
+    if options.load is not None:
+        return machines.load(options.load, options.technique, show)
+    if options.incoming is not None:
+        # Open as long as the guest runs: a source that lost the last message asks here how it ended.
+        listener = held.enter_context(Listener(options.incoming))
+        print(f"hv: waiting for a guest at {listener.address}", file=sys.stderr, flush=True)
+        return machines.receive(listener, options.technique, show)
+    return VirtualMachine.boot(
+        images.find(options.image),
+        memory=options.memory,
+        technique=options.technique or "trap",
+        clock=options.clock,
+        append=options.append,
+        modules=options.module,
+    )
+
+
+COMMAND = Command(
+    name="run",
+    summary="run a guest on this terminal",
+    run=run,
+    options=(
+        Option(
+            ("image",),
+            "a multiboot ELF file, or the name of a shipped guest (`hv info` lists them)",
+            metavar="IMAGE",
+        ),
+        Option(
+            ("--memory", "-m"),
+            "guest RAM in bytes; k, m and g are powers of 1024",
+            size,
+            32 << 20,
+            metavar="SIZE",
+        ),
+        Option(
+            ("--technique",),
+            "how the guest's kernel is kept from the real machine (default: trap, or as it came)",
+            choices=("trap",),
+        ),
+        Option(
+            ("--clock",),
+            "virtual time: the number of instructions, or the host's clock",
+            default="exact",
+            choices=("exact", "wall"),
+        ),
+        Option(("--append",), "the kernel's command line", default="", metavar="TEXT"),
+        Option(
+            ("--module",),
+            "a multiboot module, with its command line; may be repeated",
+            module,
+            metavar="FILE[:TEXT]",
+            repeat=True,
+        ),
+        Option(
+            ("--load",), "resume a guest from a file that the prompt's `save` wrote", Path, metavar="FILE"
+        ),
+        Option(
+            ("--incoming",),
+            "wait for a guest that another monitor migrates here",
+            parse_address,
+            metavar="tcp:HOST:PORT",
+        ),
+        Option(("--prompt",), "begin at the monitor's prompt, the guest stopped", default=False, switch=True),
+        Option(
+            ("--pace",),
+            "an idle guest's time does not run ahead of ours (on a terminal, unless --no-pace)",
+            switch=True,
+        ),
+        Option(("--until",), "stop at this instruction count", size, metavar="COUNT"),
+    ),
+    examples=(
+        "hv run tern --until 3m </dev/null",
+        "printf 'ps\\npoweroff\\n' | hv run tern --no-pace",
+        "printf 'run 2m\\nregisters\\nexits\\nquit\\n' | hv run tern --prompt",
+    ),
+    slow_examples=("hv run tern", "hv run --incoming tcp:127.0.0.1:4444"),
+    text=(
+        "On a terminal every key goes to the guest, but for Ctrl-A x (leave), Ctrl-A c (the prompt),\n"
+        "Ctrl-A a (Ctrl-A itself) and Ctrl-A h (help). Without one, standard input goes to the guest's console.\n\n"
+        "Exit status: what the guest wrote to isa-debug-exit, as 2 * value + 1; 1 after a triple fault;\n"
+        "0 if it was left, halted for good or reached --until; with --prompt off a terminal, that of the\n"
+        "last command that failed."
+    ),
+)

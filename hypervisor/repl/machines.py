@@ -1,0 +1,80 @@
+"""Where guests come from: an image, a file, another monitor. For the prompt and the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TextIO
+
+import msgspec
+
+from hypervisor.state import files
+from hypervisor.state.model import MachineConfig
+
+if TYPE_CHECKING:
+    from hypervisor.machine import VirtualMachine
+    from hypervisor.migration.destination import Listener
+
+Advance = Callable[[int, int], object]
+"""Called with what is done, and all there is to do."""
+
+
+def load(
+    path: str | os.PathLike[str], technique: str | None = None, show: TextIO | None = None
+) -> VirtualMachine:
+    """The guest in a file, stopped. ``technique`` may be another than the one it was saved under.
+
+    Raises:
+        StateError, HostError: the file is no good; no machine was made.
+    """
+    saved = files.load(path)
+
+    from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - opening the CPU's library takes time
+
+    vm = VirtualMachine.create(under(saved.state.config, technique))
+    try:
+        with progress("loading", show) as advance:
+            saved.fill(vm.ram, progress=advance)
+        vm.restore(saved.state)
+    except BaseException:
+        vm.close()
+        raise
+    return vm
+
+
+def receive(listener: Listener, technique: str | None = None, show: TextIO | None = None) -> VirtualMachine:
+    """The guest that the next monitor to connect sends, stopped and ours."""
+    from hypervisor.machine import VirtualMachine  # noqa: PLC0415
+
+    def make(config: MachineConfig) -> VirtualMachine:
+        return VirtualMachine.create(under(config, technique))
+
+    with progress("receiving", show) as advance:
+        return listener.receive(make, progress=advance)
+
+
+def under(config: MachineConfig, technique: str | None) -> MachineConfig:
+    """The same machine under another technique, which is no part of what a guest can see."""
+    return config if technique is None else msgspec.structs.replace(config, technique=technique)
+
+
+@contextlib.contextmanager
+def progress(title: str, show: TextIO | None) -> Iterator[Advance | None]:
+    """A progress bar over bytes on ``show``; None for no bar, and where there is no terminal there is none."""
+    if show is None or not show.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415 - 100 ms, and only terminals need it
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(file=show)) as display:
+        task = display.add_task(title, total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
+
+
+def stderr_if_terminal() -> TextIO | None:
+    """Where a command line shows progress, if anybody would see it."""
+    return sys.stderr if sys.stderr.isatty() else None
