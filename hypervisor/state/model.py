@@ -82,8 +82,6 @@ class CpuState(Struct, frozen=True, forbid_unknown_fields=True):
     halted: bool
     interrupt_shadow: bool
     """Interrupts wait for one more instruction (after STI, MOV SS and POP SS)."""
-    slot: U32
-    """Linear address of the monitor's page-directory slot (SGDT shows it under ``trap``)."""
 
 
 class ClockState(Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,5 +110,17 @@ class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode(value: Struct) -> bytes:
-    """The canonical bytes of a state: equal states give equal bytes."""
-    return msgspec.msgpack.encode(value, order="deterministic")
+    """The canonical bytes of a state: equal states give equal bytes.
+
+    msgspec's own ``order="deterministic"`` refuses keys that are not strings, which ``msrs`` has.
+    """
+    plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))
+    return msgspec.msgpack.encode(_ordered(plain))
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_ordered(item) for item in value]
+    return value

@@ -1,0 +1,931 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The emulated CPU: libunicorn in AMD SVM guest mode, run until something exits.
+
+This module is the whole of our contact with Unicorn. Its functions are taken from the wheel's own
+shared library at run time. Three ideas carry it; DESIGN.md and the notes on the substrate argue them.
+
+*Exits.* The CPU enters guest mode once, by VMRUN, and stays there. Every intercepted event reaches
+``on_event`` as a #VMEXIT code, which stops the run with the guest exactly at the instruction concerned.
+
+*Registers.* QEMU's ``CPUX86State`` is found in memory by its contents, checked field by field against
+what the API says, and from then on read and written in place; changing ring costs a few stores. A
+library whose layout differs is refused.
+
+*Exact time.* A block callback adds the number of instructions of each translated block before it runs
+and stops before a block that would pass the fence. An exit in the middle of a block takes back what
+did not run: QEMU itself is asked for the block that begins at the exit, which ends where the other does.
+
+Blocks are identified by the *physical* frames of their code, offset and size, since the same address
+holds different code in different address spaces. A small table in front (``recent``) is keyed by
+linear address and valid for one ``generation`` of the shadow tables.
+"""
+
+from cpython.mem cimport PyMem_Free
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import ctypes
+import os
+
+from hypervisor.errors import HostError
+
+cdef extern from "<dlfcn.h>" nogil:
+    void *dlopen(const char *name, int flags)
+    void *dlsym(void *handle, const char *name)
+    int RTLD_NOW
+
+cdef extern from "<malloc.h>" nogil:
+    size_t malloc_usable_size(void *pointer)
+
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *haystack, size_t length, const void *needle, size_t size)
+
+cdef extern from "<unicorn/unicorn.h>" nogil:
+    ctypedef struct uc_engine:
+        pass
+    ctypedef struct uc_tb:
+        uint64_t pc
+        uint16_t icount
+        uint16_t size
+    ctypedef struct uc_x86_mmr:
+        uint16_t selector
+        uint64_t base
+        uint32_t limit
+        uint32_t flags
+    ctypedef struct uc_x86_msr:
+        uint32_t rid
+        uint64_t value
+    int UC_ARCH_X86, UC_MODE_32, UC_PROT_ALL, UC_CPU_X86_QEMU64
+    int UC_HOOK_INTR, UC_HOOK_BLOCK, UC_HOOK_CODE, UC_HOOK_EDGE_GENERATED
+    int UC_CTL_CPU_MODEL, UC_CTL_UC_USE_EXITS, UC_CTL_UC_EXITS, UC_CTL_TB_REMOVE_CACHE
+    int UC_CTL_TB_REQUEST_CACHE, UC_CTL_TB_FLUSH, UC_CTL_TLB_FLUSH, UC_CTL_TCG_BUFFER_SIZE
+    int UC_CTL_WRITE "UC_CTL_WRITE" (int type, int n)
+    int UC_CTL_READ_WRITE "UC_CTL_READ_WRITE" (int type, int n)
+    int UC_X86_REG_EAX, UC_X86_REG_ECX, UC_X86_REG_EDX, UC_X86_REG_EBX, UC_X86_REG_ESP, UC_X86_REG_EBP
+    int UC_X86_REG_ESI, UC_X86_REG_EDI, UC_X86_REG_EFLAGS, UC_X86_REG_GDTR, UC_X86_REG_CR0, UC_X86_REG_CR3
+    int UC_X86_REG_CR4, UC_X86_REG_CS, UC_X86_REG_SS, UC_X86_REG_MSR, UC_X86_REG_FP0, UC_X86_REG_FPCW
+    int UC_X86_REG_FPSW, UC_X86_REG_MXCSR, UC_X86_REG_XMM0
+
+ctypedef int (*open_f)(int, int, uc_engine **) noexcept nogil
+ctypedef int (*close_f)(uc_engine *) noexcept nogil
+ctypedef int (*ctl_f)(uc_engine *, int, ...) noexcept nogil
+ctypedef int (*map_f)(uc_engine *, uint64_t, size_t, uint32_t, void *) noexcept nogil
+ctypedef int (*reg_f)(uc_engine *, int, void *) noexcept nogil
+ctypedef int (*start_f)(uc_engine *, uint64_t, uint64_t, uint64_t, size_t) noexcept nogil
+ctypedef int (*stop_f)(uc_engine *) noexcept nogil
+ctypedef int (*hook_f)(uc_engine *, uint64_t *, int, void *, void *, uint64_t, uint64_t, ...) noexcept nogil
+ctypedef int (*unhook_f)(uc_engine *, uint64_t) noexcept nogil
+ctypedef const char *(*strerror_f)(int) noexcept nogil
+
+cdef open_f uc_open
+cdef close_f uc_close
+cdef ctl_f uc_ctl
+cdef map_f uc_mem_map_ptr
+cdef reg_f uc_reg_read
+cdef reg_f uc_reg_write
+cdef start_f uc_emu_start
+cdef stop_f uc_emu_stop
+cdef hook_f uc_hook_add
+cdef unhook_f uc_hook_del
+cdef strerror_f uc_strerror
+cdef bint loaded = False
+
+# What run() returns: a #VMEXIT is EXIT_BASE + its SVM exit code (AMD APM 2, appendix C); the rest are ours.
+EXIT_BASE = 0x100
+EXIT_FENCE = 0x7001
+"""The next block would pass the fence; it has not run."""
+EXIT_SITE = 0x7002
+"""A watched instruction (``add_site``) is about to run."""
+EXIT_STOP = 0x7003
+"""Somebody asked to stop."""
+EXIT_SCAN = 0x7004
+"""A new block, which has not run, holds bytes of interest: ``new_block`` says where."""
+EXIT_UNLEARNED = 0x7005
+"""A block ran into us that was never announced; its translation was thrown away, run again."""
+EXIT_ERROR = 0x7006
+"""Unicorn gave up; ``error`` says why."""
+
+cdef enum:
+    BASE = 0x100
+    FENCE = 0x7001
+    SITE = 0x7002
+    STOP = 0x7003
+    SCAN = 0x7004
+    UNLEARNED = 0x7005
+    ERROR = 0x7006
+    VMEXIT_DB = 0x141
+    VMEXIT_PF = 0x14e
+    MONITOR = 16 << 20
+    RECENT = 4096
+    TAKEN = 1024
+    HIGHEST_TABLE = 1 << 21
+
+# Offsets in CPUX86State, in QEMU's order (target/i386/cpu.h); __cinit__ checks every one of them.
+cdef enum:
+    ENV_EIP = 128
+    ENV_EFLAGS = 136
+    ENV_CC_SRC = 152
+    ENV_CC_OP = 168
+    ENV_DF = 172
+    ENV_HFLAGS = 176
+    ENV_SEGMENTS = 184
+    ENV_LDT = 328
+    ENV_TR = 352
+    ENV_GDT = 376
+    ENV_IDT = 400
+    ENV_CR = 424
+    SEGMENT = 24
+    CC_OP_EFLAGS = 1
+    ARITHMETIC = 0x8d5
+    HF_CPL = 3
+    HF_INHIBIT_IRQ = 1 << 3
+    HF_CS32 = 1 << 4
+    HF_SS32 = 1 << 5
+    HF_ADDSEG = 1 << 6
+    HF_MP_SHIFT = 9
+    DESC_B = 1 << 22
+    VM_FLAG = 1 << 17
+
+# The monitor's fixed frames (host-physical).
+VMCB = 0x1000
+HSAVE = 0x2000
+VMRUN_CODE = 0x4000
+ONES = 0x5000
+"""A frame of 0xff: what reading an address without memory gives on an ISA bus."""
+SINK = 0x6000
+"""Where stores to such an address go for the one instruction that makes them."""
+PROBE_CODE = 0x7000
+TSS = 0x8000
+SIDE_ROOT = 0x9000
+"""Page tables that map the first 2 MiB one to one, for the monitor's own use of the CPU; two more frames follow."""
+SIDE_DATA = 0xc000
+POOL = 0x10000
+"""From here to 16 MiB: frames for shadow tables."""
+
+cdef uint64_t ADDRESS = 0x000ffffffffff000
+
+
+def _load():
+    """Find libunicorn in its wheel and take its functions."""
+    global uc_open, uc_close, uc_ctl, uc_mem_map_ptr, uc_reg_read, uc_reg_write, uc_emu_start, uc_emu_stop
+    global uc_hook_add, uc_hook_del, uc_strerror, loaded
+    import unicorn
+
+    cdef void *handle
+    cdef dict functions = {}
+    path = os.path.join(os.path.dirname(unicorn.__file__), "lib", "libunicorn.so.2")
+    handle = dlopen(os.fsencode(path), RTLD_NOW)
+    if handle == NULL:
+        raise HostError(f"cannot load {path}: is the unicorn package complete?")
+    for name in ("uc_open", "uc_close", "uc_ctl", "uc_mem_map_ptr", "uc_reg_read", "uc_reg_write", "uc_emu_start",
+                 "uc_emu_stop", "uc_hook_add", "uc_hook_del", "uc_strerror"):
+        functions[name] = <uintptr_t>dlsym(handle, name.encode())
+        if not functions[name]:
+            raise HostError(f"{path} has no function {name}: unicorn 2.1 is needed")
+    uc_open = <open_f><uintptr_t>functions["uc_open"]
+    uc_close = <close_f><uintptr_t>functions["uc_close"]
+    uc_ctl = <ctl_f><uintptr_t>functions["uc_ctl"]
+    uc_mem_map_ptr = <map_f><uintptr_t>functions["uc_mem_map_ptr"]
+    uc_reg_read = <reg_f><uintptr_t>functions["uc_reg_read"]
+    uc_reg_write = <reg_f><uintptr_t>functions["uc_reg_write"]
+    uc_emu_start = <start_f><uintptr_t>functions["uc_emu_start"]
+    uc_emu_stop = <stop_f><uintptr_t>functions["uc_emu_stop"]
+    uc_hook_add = <hook_f><uintptr_t>functions["uc_hook_add"]
+    uc_hook_del = <unhook_f><uintptr_t>functions["uc_hook_del"]
+    uc_strerror = <strerror_f><uintptr_t>functions["uc_strerror"]
+    loaded = True
+
+
+# ------------------------------------------------------------------ block table
+
+cdef inline uint64_t frame_of(Core *core, uint32_t gva) noexcept nogil:
+    """Host-physical frame of a linear address under the current shadow tables; 0 if unmapped."""
+    cdef uint64_t entry = (<uint64_t *>(core.monitor + core.root))[gva >> 30]
+    if not entry & 1:
+        return 0
+    entry = (<uint64_t *>(core.monitor + (entry & ADDRESS)))[gva >> 21 & 511]
+    if not entry & 1:
+        return 0
+    entry = (<uint64_t *>(core.monitor + (entry & ADDRESS)))[gva >> 12 & 511]
+    return entry & ADDRESS if entry & 1 else 0
+
+
+cdef inline uint32_t hflags(Core *core) noexcept nogil:
+    return (<uint32_t *>(core.env + ENV_HFLAGS))[0]
+
+
+cdef inline void key_of(Core *core, uint32_t pc, uint32_t size, uint64_t *key, uint32_t *second) noexcept nogil:
+    cdef uint64_t frame = frame_of(core, pc)
+    key[0] = (frame >> 12) << 32 | <uint64_t>(pc & 0xfff) << 20 | size << 1 | (hflags(core) & HF_CS32) >> 4
+    second[0] = 0
+    if (pc & 0xfff) + size > 4096:
+        second[0] = <uint32_t>(frame_of(core, (pc | 0xfff) + 1) >> 12) + 1
+
+
+cdef inline uint64_t slot_of(Core *core, uint64_t key, uint32_t second) noexcept nogil:
+    cdef uint64_t i = ((key ^ second * <uint64_t>0x9e3779b9) * <uint64_t>0x9e3779b97f4a7c15) >> 20
+    cdef Block *block
+    while True:
+        i &= core.table_mask
+        block = &core.table[i]
+        if block.count == 0 or (block.key == key and block.second == second):
+            return i
+        i += 1
+
+
+cdef int grow(Core *core) noexcept nogil:
+    cdef Block *old = core.table
+    cdef uint64_t size = core.table_mask + 1
+    cdef uint64_t i
+    cdef Block *new
+    new = <Block *>calloc(size * 2, sizeof(Block))
+    if new == NULL:
+        return -1
+    core.table = new
+    core.table_mask = size * 2 - 1
+    for i in range(size):
+        if old[i].count:
+            core.table[slot_of(core, old[i].key, old[i].second)] = old[i]
+    free(old)
+    return 0
+
+
+cdef void learn(Core *core, uint32_t pc, uint32_t size, uint32_t count) noexcept nogil:
+    """Remember how many instructions a block has."""
+    cdef uint64_t key
+    cdef uint32_t second
+    cdef uint64_t i
+    cdef Recent *recent = &core.recent[(pc ^ pc >> 12 ^ size << 5) & (RECENT - 1)]
+    recent.generation = 0
+    key_of(core, pc, size, &key, &second)
+    i = slot_of(core, key, second)
+    if core.table[i].count == 0:
+        if core.table_used * 2 > core.table_mask:
+            if grow(core) < 0:
+                return
+            i = slot_of(core, key, second)
+        core.table_used += 1
+    core.table[i].key = key
+    core.table[i].second = second
+    core.table[i].count = count
+
+
+cdef uint32_t count_of(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
+    """Instructions in a block; 0 if it was never learned."""
+    cdef uint64_t key
+    cdef uint32_t second
+    cdef uint32_t tagged = size << 1 | (hflags(core) & HF_CS32) >> 4
+    cdef Recent *recent = &core.recent[(pc ^ pc >> 12 ^ size << 5) & (RECENT - 1)]
+    if recent.pc == pc and recent.size == tagged and recent.generation == core.generation:
+        return recent.count
+    key_of(core, pc, size, &key, &second)
+    recent.pc = pc
+    recent.size = tagged
+    recent.count = core.table[slot_of(core, key, second)].count
+    recent.generation = core.generation if recent.count else 0
+    return recent.count
+
+
+# ------------------------------------------------------------------ callbacks from libunicorn
+
+cdef void on_event(uc_engine *uc, uint32_t number, void *opaque) noexcept nogil:
+    cdef Core *core = <Core *>opaque
+    core.exit_code = number
+    uc_emu_stop(uc)
+
+
+cdef void on_site(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) noexcept nogil:
+    cdef Core *core = <Core *>opaque
+    core.exit_code = SITE
+    uc_emu_stop(uc)
+
+
+cdef void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) noexcept nogil:
+    cdef Core *core = <Core *>opaque
+    cdef uint32_t pc = <uint32_t>address
+    cdef uint32_t count = count_of(core, pc, size)
+    if core.stop or count == 0 or core.retired + count > core.fence:
+        if core.exit_code == 0:
+            core.exit_code = STOP if core.stop else (FENCE if count else UNLEARNED)
+            core.new_pc = pc
+            core.new_size = size
+            core.block_count = 0
+        uc_emu_stop(uc)
+        return
+    core.retired += count
+    core.block_pc = pc
+    core.block_size = size
+    core.block_count = count
+
+
+cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
+    """Does a byte of the block look like the opcode of an instruction that does not trap by itself?"""
+    cdef uint64_t frame = frame_of(core, pc)
+    cdef uint32_t offset = pc & 0xfff
+    cdef uint32_t i
+    cdef uint8_t byte
+    cdef uint8_t last = 0
+    cdef uint8_t *code
+    if frame < MONITOR:
+        return True
+    code = core.ram + (frame - MONITOR)
+    for i in range(size):
+        if offset == 4096:
+            frame = frame_of(core, pc + i)
+            if frame < MONITOR:
+                return True
+            code = core.ram + (frame - MONITOR)
+            offset = 0
+        byte = code[offset]
+        if core.one_byte[byte] or (last == 0x0f and core.two_byte[byte]):
+            return True
+        last = byte
+        offset += 1
+    return False
+
+
+cdef void on_new_block(uc_engine *uc, uc_tb *block, uc_tb *previous, void *opaque) noexcept nogil:
+    cdef Core *core = <Core *>opaque
+    cdef uint32_t pc = <uint32_t>block.pc
+    learn(core, pc, block.size, block.icount)
+    if interesting(core, pc, block.size):
+        core.exit_code = SCAN
+        core.new_pc = pc
+        core.new_size = block.size
+        core.block_count = 0
+        uc_emu_stop(uc)
+
+
+# ------------------------------------------------------------------ the CPU
+
+cdef uint64_t engine_offset = 0      # of the CPU's address in uc_engine
+cdef uint64_t env_offset = 0         # of CPUX86State in the CPU
+
+
+cdef class Cpu:
+    """One emulated CPU in SVM guest mode.
+
+    ``memory`` is its physical memory; ``intercepts`` the 64 intercept bits of the VMCB at offset 0x0c
+    (AMD APM 2, table B-1), ``control_reads``/``control_writes`` the CR intercepts. ``exact`` counts instructions.
+    All 32 exceptions and INT n are always intercepted. It starts in ring 1 in the monitor's own address
+    space, where nothing of the guest is mapped. Raises HostError where the library is not the one whose behaviour was measured.
+    """
+
+    def __cinit__(self, PhysicalMemory memory, uint64_t intercepts, uint32_t control_reads=0,
+                  uint32_t control_writes=0, bint exact=True):
+        cdef Core *core = &self.core
+        cdef uc_engine *uc = NULL
+        cdef int model = UC_CPU_X86_QEMU64
+        if not loaded:
+            _load()
+        memset(core, 0, sizeof(Core))
+        self.site_hooks = {}
+        self.memory = memory
+        self.exact = exact
+        self.error = ""
+        core.monitor = memory.monitor_base
+        core.ram = memory.ram_base
+        core.root = SIDE_ROOT
+        core.generation = 1
+        core.fence = <uint64_t>-1
+        core.table_mask = (1 << 14) - 1
+        core.table = <Block *>calloc(core.table_mask + 1, sizeof(Block))
+        if core.table == NULL:
+            raise HostError("no memory for the block table")
+        self.check(uc_open(UC_ARCH_X86, UC_MODE_32, &uc), "open an engine")
+        core.uc = uc
+        self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_CPU_MODEL, 1), model), "choose the CPU model QEMU64")
+        self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_TCG_BUFFER_SIZE, 1), <int>(64 << 20)), "size the code buffer")
+        self.check(uc_mem_map_ptr(uc, 0, MONITOR, UC_PROT_ALL, memory.monitor_base), "map the monitor's memory")
+        self.check(uc_mem_map_ptr(uc, MONITOR, memory.ram_size, UC_PROT_ALL, memory.ram_base), "map guest RAM")
+        self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1), <int>1), "enable exits")
+        self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_UC_EXITS, 2), &self.edge_hook, <size_t>0), "clear the exits")
+        self.locate_registers()
+        self.check(uc_hook_add(uc, &self.intr_hook, UC_HOOK_INTR, <void *>on_event, core, 1, 0), "hook events")
+        self.enter_guest_mode(intercepts, control_reads, control_writes)
+        self.check_layout()
+        self.locate_error_code()
+        self.check(uc_hook_add(uc, &self.edge_hook, UC_HOOK_EDGE_GENERATED, <void *>on_new_block, core, 1, 0),
+                   "hook translation")
+        if exact:
+            self.check(uc_hook_add(uc, &self.block_hook, UC_HOOK_BLOCK, <void *>on_block, core, 1, 0), "hook blocks")
+        uc_ctl(uc, UC_CTL_WRITE(UC_CTL_TB_FLUSH, 0))
+
+    def __dealloc__(self):
+        if self.core.uc != NULL:
+            uc_close(<uc_engine *>self.core.uc)
+        free(self.core.table)
+
+    cdef check(self, int error, str what):
+        if error:
+            raise HostError(f"unicorn cannot {what}: {(<bytes>uc_strerror(error)).decode()}")
+
+    cdef refuse(self, str what):
+        import unicorn
+
+        raise HostError(f"unicorn {unicorn.__version__} is not laid out as expected ({what}); this was made for 2.1.4")
+
+    # -------------------------------------------------------------- start-up probes
+
+    cdef locate_registers(self):
+        """Find CPUX86State: put a pattern into the general registers and look where it appears."""
+        global engine_offset, env_offset
+        cdef uint64_t pattern[8]
+        cdef int registers[8]
+        cdef uint64_t size = malloc_usable_size(self.core.uc)
+        cdef uint64_t offset, word
+        cdef uint8_t *found
+        registers[:] = [UC_X86_REG_EAX, UC_X86_REG_ECX, UC_X86_REG_EDX, UC_X86_REG_EBX, UC_X86_REG_ESP,
+                        UC_X86_REG_EBP, UC_X86_REG_ESI, UC_X86_REG_EDI]
+        for i in range(8):
+            pattern[i] = 0x51c30007 + i * 0x01030107
+            uc_reg_write(<uc_engine *>self.core.uc, registers[i], &pattern[i])
+        if not env_offset:
+            # The engine points at its CPU, and the registers lie within the first 64 KiB of that.
+            writable = self.writable_ranges()
+            for offset in range(0, min(size, 1 << 14) - 7, 8):
+                word = (<uint64_t *>(<uint8_t *>self.core.uc + offset))[0]
+                for first, last in writable:
+                    if first <= word < last and word % 16 == 0:
+                        found = <uint8_t *>memmem(<void *>word, min(last - word, 1 << 16), pattern, sizeof(pattern))
+                        if found != NULL:
+                            engine_offset = offset
+                            env_offset = found - <uint8_t *>word
+                            break
+                if env_offset:
+                    break
+        if not env_offset:
+            self.refuse("the registers are not where the engine points")
+        self.core.env = <uint8_t *>(<uint64_t *>(<uint8_t *>self.core.uc + engine_offset))[0] + env_offset
+        for i in range(8):
+            if (<uint64_t *>self.core.env)[i] != pattern[i]:
+                self.refuse(f"general register {i}")
+
+    cdef list writable_ranges(self):
+        ranges = []
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                addresses, rights, *rest = line.split()
+                # The stack is left out: the pattern we look for is there as well.
+                if rights.startswith("rw") and "[stack]" not in line:
+                    first, last = addresses.split("-")
+                    ranges.append((int(first, 16), int(last, 16)))
+        return ranges
+
+    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t reads, uint32_t writes):
+        """VMRUN, once (AMD APM 2, 15.5): from protected mode without paging into ring 1 with PAE paging."""
+        cdef uint8_t *vmcb = self.core.monitor + <uint64_t>VMCB
+        cdef uint32_t value
+        cdef uc_x86_msr msr
+        cdef uc_engine *uc = <uc_engine *>self.core.uc
+        cdef uint64_t code = VMRUN_CODE, probe = PROBE_CODE
+        cdef uint32_t attributes[4]
+        cdef int i
+        memset(vmcb, 0, 4096)
+        memset(self.core.monitor + <uint64_t>ONES, 0xff, 4096)
+        (<uint32_t *>vmcb)[0] = reads | writes << 16
+        (<uint32_t *>(vmcb + 0x08))[0] = 0xffffffff
+        (<uint64_t *>(vmcb + 0x0c))[0] = intercepts | 1 << 21        # INT n, always
+        attributes[:] = [0xcb3, 0xcbb, 0xcb3, 0xcb3]                  # ring 1: data, code, data, data
+        for i in range(4):
+            (<uint16_t *>(vmcb + 0x400 + i * 16))[0] = 0x09 if i == 1 else 0x11
+            (<uint16_t *>(vmcb + 0x402 + i * 16))[0] = attributes[i]
+            (<uint32_t *>(vmcb + 0x404 + i * 16))[0] = 0xffffffff
+        (<uint64_t *>(vmcb + 0x4d0))[0] = 1 << 12 | 1 << 11           # EFER: SVME, NXE
+        (<uint64_t *>(vmcb + 0x548))[0] = 0x624                       # CR4: TSD, PAE, OSFXSR, OSXMMEXCPT
+        (<uint64_t *>(vmcb + 0x550))[0] = self.core.root              # CR3
+        (<uint64_t *>(vmcb + 0x558))[0] = 0x80010033                  # CR0: PG, WP, NE, ET, MP, PE
+        (<uint64_t *>(vmcb + 0x570))[0] = 0x202                       # RFLAGS
+        (<uint64_t *>(vmcb + 0x578))[0] = probe
+        memcpy(self.core.monitor + code, <const char *>b"\x0f\x01\xd8", 3)
+        memcpy(self.core.monitor + probe, <const char *>b"\xcd\x80", 2)
+        value = 0x11
+        uc_reg_write(uc, UC_X86_REG_CR0, &value)
+        msr.rid, msr.value = 0xc0000080, 1 << 12                      # EFER.SVME
+        uc_reg_write(uc, UC_X86_REG_MSR, &msr)
+        msr.rid, msr.value = 0xc0010117, <uint64_t>HSAVE              # VM_HSAVE_PA
+        uc_reg_write(uc, UC_X86_REG_MSR, &msr)
+        value = <uint32_t>VMCB
+        uc_reg_write(uc, UC_X86_REG_EAX, &value)
+        self.core.exit_code = 0
+        self.map_side()
+        self.check(uc_emu_start(uc, code, 0, 0, 0), "run VMRUN")
+        if self.core.exit_code != 0x175:
+            self.refuse(f"VMRUN gave exit {self.core.exit_code:#x} instead of 0x175")
+
+    cdef map_side(self):
+        """The monitor's own address space: its first 2 MiB one to one."""
+        cdef uint64_t *table = <uint64_t *>(self.core.monitor + <uint64_t>SIDE_ROOT + 0x2000)
+        cdef uint64_t i
+        (<uint64_t *>(self.core.monitor + <uint64_t>SIDE_ROOT))[0] = <uint64_t>SIDE_ROOT + 0x1000 | 1
+        (<uint64_t *>(self.core.monitor + <uint64_t>SIDE_ROOT + 0x1000))[0] = <uint64_t>SIDE_ROOT + 0x2000 | 7
+        for i in range(512):
+            table[i] = i << 12 | 0x63
+
+    cdef check_layout(self):
+        """Every offset that we use, against what the API says of the same register."""
+        cdef uint8_t *env = self.core.env
+        cdef uint32_t value = 0
+        cdef uc_x86_mmr table
+        cdef uc_engine *uc = <uc_engine *>self.core.uc
+        if (<uint64_t *>(env + ENV_EIP))[0] != <uint64_t>PROBE_CODE:
+            self.refuse("EIP")
+        for register, offset in ((UC_X86_REG_CR0, 0), (UC_X86_REG_CR3, 24), (UC_X86_REG_CR4, 32)):
+            uc_reg_read(uc, register, &value)
+            if (<uint64_t *>(env + ENV_CR + <int>offset))[0] != value or value == 0:
+                self.refuse("a control register")
+        for index, expected in ((0, 0x11), (1, 0x09), (2, 0x11), (3, 0x11)):
+            if (<uint32_t *>(env + ENV_SEGMENTS + SEGMENT * <int>index))[0] != expected:
+                self.refuse("a segment register")
+            if self.segment_limit(index) != 0xffffffff or (self.segment_flags(index) >> 13 & 3) != 1:
+                self.refuse("a segment's hidden part")
+        memset(&table, 0, sizeof(table))
+        table.base, table.limit = 0x12345000, 0x6789
+        uc_reg_write(uc, UC_X86_REG_GDTR, &table)
+        if (<uint64_t *>(env + ENV_GDT + 8))[0] != 0x12345000 or (<uint32_t *>(env + ENV_GDT + 16))[0] != 0x6789:
+            self.refuse("GDTR")
+        for flags in (0x202, 0x8d7, 0x602, 0xad7):
+            self.set_eflags(flags)
+            uc_reg_read(uc, UC_X86_REG_EFLAGS, &value)
+            if value != flags:
+                self.refuse("EFLAGS")
+        if hflags(&self.core) & (HF_CPL | HF_CS32 | HF_SS32) != (1 | HF_CS32 | HF_SS32):
+            self.refuse("hflags")
+        # The rest of what the real CPU has: no descriptor tables at all, and a task register that is not busy.
+        self.set_table(ENV_GDT, 0, 0, 0, 0)
+        self.set_table(ENV_IDT, 0, 0, 0, 0)
+        self.set_table(ENV_LDT, 0, 0, 0, 0)
+        self.set_table(ENV_TR, 0, <uint64_t>TSS, 0x67, 0x8900)
+        self.set_eflags(0x202)
+
+    cdef void set_table(self, int at, uint32_t selector, uint64_t base, uint32_t limit, uint32_t flags):
+        cdef uint8_t *cache = self.core.env + at
+        (<uint32_t *>cache)[0] = selector
+        (<uint64_t *>(cache + 8))[0] = base
+        (<uint32_t *>(cache + 16))[0] = limit
+        (<uint32_t *>(cache + 20))[0] = flags
+
+    cdef locate_error_code(self):
+        """The exception's error code is an int in CPUX86State: a read fault and a write fault differ there."""
+        cdef uint8_t before[16384]
+        cdef uint64_t code = PROBE_CODE
+        cdef uint32_t i, x, y
+        cdef uint32_t hits = 0
+        memcpy(self.core.monitor + code, <const char *>b"\xa1\x00\x00\x00\xf0\x90\xa3\x00\x00\x00\xf0\x90", 12)
+        self.uc_flush()
+        self.probe_run(code)
+        memcpy(before, self.core.env, sizeof(before))
+        self.probe_run(code + 6)
+        for i in range(0, sizeof(before) - 3, 4):
+            memcpy(&x, before + i, 4)
+            memcpy(&y, self.core.env + i, 4)
+            if x == 0 and y == 2:
+                self.error_code_offset = i
+                hits += 1
+        if hits != 1:
+            self.refuse(f"the error code was found {hits} times")
+        if self.fault_address() != 0xf0000000:
+            self.refuse("EXITINFO2")
+
+    cdef probe_run(self, uint32_t eip):
+        self.core.exit_code = 0
+        uc_emu_start(<uc_engine *>self.core.uc, eip, 0, 0, 0)
+        if self.core.exit_code != VMEXIT_PF:
+            self.refuse(f"a page fault gave exit {self.core.exit_code:#x}")
+
+    cdef uc_flush(self):
+        uc_ctl(<uc_engine *>self.core.uc, UC_CTL_WRITE(UC_CTL_TB_FLUSH, 0))
+
+    # -------------------------------------------------------------- running
+
+    cpdef uint32_t run(self, uint64_t fence) except? 0xdeadbeef:
+        """Run from EIP until something exits; returns why (``EXIT_...`` or EXIT_BASE + SVM code).
+
+        At most until ``fence`` instructions have been retired since boot (exact time only). Afterwards
+        EIP and ``retired`` say exactly how far the guest came. The GIL is released meanwhile.
+        """
+        cdef Core *core = &self.core
+        cdef int error
+        cdef uint32_t eip = (<uint32_t *>(core.env + ENV_EIP))[0]
+        cdef uint32_t at
+        core.fence = fence
+        core.exit_code = 0
+        core.block_count = 0
+        if core.stop:
+            core.stop = 0
+            return STOP
+        with nogil:
+            core.running = 1
+            error = uc_emu_start(<uc_engine *>core.uc, eip, 0, 0, 0)
+            core.running = 0
+        if error:
+            self.error = (<bytes>uc_strerror(error)).decode()
+            return ERROR
+        if core.exit_code == 0 or core.exit_code == STOP:
+            core.stop = 0
+            return STOP
+        if core.block_count and core.exit_code != VMEXIT_DB and (
+                core.exit_code != VMEXIT_PF or not self.error_code() & 0x10):
+            # In the middle of a block, or at its last instruction.
+            at = (<uint32_t *>(core.env + ENV_EIP))[0] + (<uint32_t *>(core.env + ENV_SEGMENTS + SEGMENT + 8))[0]
+            if at - core.block_pc < core.block_size:
+                core.retired -= self.not_run(at)
+        elif core.exit_code == UNLEARNED:
+            self.forget(core.new_pc, core.new_size)
+        return core.exit_code
+
+    cdef uint32_t not_run(self, uint32_t at):
+        """Instructions of the current block from linear address ``at`` to its end."""
+        cdef Core *core = &self.core
+        cdef uc_tb rest
+        cdef uint32_t tag = at - core.block_pc | core.block_size << 16
+        cdef Recent *taken = &core.taken[(at ^ core.block_pc << 3) & (TAKEN - 1)]
+        if at == core.block_pc:
+            return core.block_count
+        if taken.generation == core.generation and taken.pc == core.block_pc and taken.size == tag:
+            return taken.count
+        if uc_ctl(<uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &rest):
+            return 1
+        if <uint32_t>rest.pc + rest.size != core.block_pc + core.block_size:
+            # The block ended early (a full translation buffer): count with Capstone, and forget the longer one.
+            uc_ctl(<uc_engine *>core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), rest.pc, rest.pc + rest.size)
+            return self.decode_count(at, core.block_pc + core.block_size)
+        learn(core, at, rest.size, rest.icount)
+        taken.pc = core.block_pc
+        taken.size = tag
+        taken.count = rest.icount
+        taken.generation = core.generation
+        return rest.icount
+
+    cdef uint32_t decode_count(self, uint32_t first, uint32_t last):
+        import capstone
+
+        decoder = capstone.Cs(capstone.CS_ARCH_X86,
+                              capstone.CS_MODE_32 if hflags(&self.core) & HF_CS32 else capstone.CS_MODE_16)
+        code = bytearray()
+        for address in range(first, last):
+            code.append(self.memory.load8(frame_of(&self.core, address) | address & 0xfff))
+        return sum(1 for _ in decoder.disasm_lite(bytes(code), first))
+
+    def request_stop(self):
+        """Make a run that is under way, or the next one, return EXIT_STOP. From any thread; never lost."""
+        self.core.stop = 1
+
+    def kick(self):
+        """As ``request_stop``, for a CPU without block callback: call it again until the run has ended."""
+        self.core.stop = 1
+        if self.core.running:
+            uc_emu_stop(<uc_engine *>self.core.uc)
+
+    @property
+    def exit_code(self):
+        """Why the last run ended."""
+        return self.core.exit_code
+
+    @property
+    def stop_asked(self):
+        """Has a stop been asked for that no run has answered yet?"""
+        return self.core.stop != 0
+
+    def take_stop(self):
+        """Has a stop been asked for that no run has answered yet? Then it is answered now."""
+        asked = self.core.stop != 0
+        self.core.stop = 0
+        return asked
+
+    @property
+    def running(self):
+        return bool(self.core.running)
+
+    @property
+    def new_block(self):
+        """Linear address and size of the block that EXIT_SCAN is about."""
+        return self.core.new_pc, self.core.new_size
+
+    # -------------------------------------------------------------- translated code
+
+    def watch_opcodes(self, one_byte, two_byte):
+        """Announce new blocks (EXIT_SCAN) that hold one of these bytes, or 0x0f followed by one of those."""
+        for i in range(256):
+            self.core.one_byte[i] = i in one_byte
+            self.core.two_byte[i] = i in two_byte
+
+    def add_site(self, uint32_t address):
+        """Exit (EXIT_SITE) before the instruction at this linear address; its block must be forgotten after."""
+        cdef uint64_t hook = 0
+        if address not in self.site_hooks:
+            self.check(uc_hook_add(<uc_engine *>self.core.uc, &hook, UC_HOOK_CODE, <void *>on_site, &self.core,
+                                   address, address), "watch an instruction")
+            self.site_hooks[address] = hook
+
+    def remove_site(self, uint32_t address):
+        """No exit there any more."""
+        hook = self.site_hooks.pop(address, None)
+        if hook is not None:
+            uc_hook_del(<uc_engine *>self.core.uc, hook)
+
+    @property
+    def sites(self):
+        """Linear addresses of the watched instructions."""
+        return self.site_hooks.keys()
+
+    def forget(self, uint32_t first, uint32_t size):
+        """Throw away code translated from linear addresses that are mapped executable now."""
+        uc_ctl(<uc_engine *>self.core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), <uint64_t>first,
+               <uint64_t>first + size)
+        self.core.generation += 1
+
+    def forget_frame(self, uint64_t frame):
+        """Throw away the code translated from a host-physical frame, whoever maps it where.
+
+        The library invalidates by linear address, so the frame is shown to it for a moment at the end of
+        the monitor's own address space.
+        """
+        cdef Core *core = &self.core
+        cdef uint64_t root = core.root
+        cdef uint64_t *window = <uint64_t *>(core.monitor + <uint64_t>SIDE_ROOT + 0x2000) + 511
+        self.load_root(SIDE_ROOT)
+        window[0] = frame | 0x65
+        uc_ctl(<uc_engine *>core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), <uint64_t>0x1ff000, <uint64_t>0x200000)
+        window[0] = 0
+        self.load_root(root)
+
+    def forget_all(self):
+        """Throw away all translated code, and what is known of it."""
+        self.uc_flush()
+        memset(self.core.table, 0, (self.core.table_mask + 1) * sizeof(Block))
+        self.core.table_used = 0
+        self.core.generation += 1
+
+    cpdef void flush_tlb(self):
+        """Entries of the shadow tables were removed or restricted."""
+        uc_ctl(<uc_engine *>self.core.uc, UC_CTL_WRITE(UC_CTL_TLB_FLUSH, 0))
+        self.core.generation += 1
+        if self.core.table_used > HIGHEST_TABLE:
+            self.forget_all()
+
+    cpdef void set_root(self, uint64_t root):
+        """CR3, without the TLB flush: for the caller that flushes anyway."""
+        self.core.root = root
+        self.core.generation += 1
+        (<uint64_t *>(self.core.env + ENV_CR + 24))[0] = root
+
+    cpdef void load_root(self, uint64_t root):
+        """Load the real CR3 with the host-physical address of a PDPT."""
+        self.set_root(root)
+        self.flush_tlb()
+
+    # -------------------------------------------------------------- registers, in place
+
+    cpdef uint32_t general(self, uint32_t index):
+        """EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI by the number of their encoding."""
+        return (<uint32_t *>(self.core.env + (index & 7) * 8))[0]
+
+    cpdef void set_general(self, uint32_t index, uint32_t value):
+        (<uint64_t *>(self.core.env + (index & 7) * 8))[0] = value
+
+    cpdef uint32_t get_eip(self):
+        return (<uint32_t *>(self.core.env + ENV_EIP))[0]
+
+    cpdef void set_eip(self, uint32_t value):
+        (<uint64_t *>(self.core.env + ENV_EIP))[0] = value
+
+    cpdef uint32_t get_eflags(self):
+        cdef uint32_t value = 0
+        uc_reg_read(<uc_engine *>self.core.uc, UC_X86_REG_EFLAGS, &value)
+        return value
+
+    cpdef void set_eflags(self, uint32_t value):
+        (<uint64_t *>(self.core.env + ENV_CC_SRC))[0] = value & ARITHMETIC
+        (<uint32_t *>(self.core.env + ENV_CC_OP))[0] = CC_OP_EFLAGS
+        (<int *>(self.core.env + ENV_DF))[0] = -1 if value & 0x400 else 1
+        (<uint64_t *>(self.core.env + ENV_EFLAGS))[0] = (value & ~<uint32_t>(ARITHMETIC | 0x400)) | 2
+
+    cpdef uint64_t get_retired(self):
+        return self.core.retired
+
+    cpdef void set_retired(self, uint64_t value):
+        self.core.retired = value
+
+    eip = property(get_eip, set_eip, doc="The instruction pointer, relative to the code segment's base.")
+    eflags = property(get_eflags, set_eflags, doc="The real EFLAGS.")
+    retired = property(get_retired, set_retired, doc="Guest instructions retired since boot (exact time).")
+
+    cpdef uint32_t error_code(self):
+        """Error code of the exception that exited."""
+        return (<uint32_t *>(self.core.env + self.error_code_offset))[0]
+
+    cpdef uint32_t fault_address(self):
+        """Linear address of the page fault that exited (EXITINFO2)."""
+        return (<uint32_t *>(self.core.monitor + 0x1000 + 0x80))[0]
+
+    cpdef bint trap_flag(self):
+        """Is the real trap flag set?"""
+        return ((<uint32_t *>(self.core.env + ENV_EFLAGS))[0] & 0x100) != 0
+
+    cpdef bint shadowed(self):
+        """Does the instruction just run (MOV SS, POP SS) hold interrupts back for one more?"""
+        return (hflags(&self.core) & HF_INHIBIT_IRQ) != 0
+
+    cpdef void clear_shadowed(self):
+        (<uint32_t *>(self.core.env + ENV_HFLAGS))[0] &= ~<uint32_t>HF_INHIBIT_IRQ
+
+    cpdef uint32_t selector(self, uint32_t index):
+        """The real selector of ES, CS, SS, DS, FS, GS."""
+        return (<uint32_t *>(self.core.env + ENV_SEGMENTS + SEGMENT * index))[0] & 0xffff
+
+    cpdef uint32_t segment_base(self, uint32_t index):
+        return (<uint32_t *>(self.core.env + ENV_SEGMENTS + SEGMENT * index + 8))[0]
+
+    cpdef uint32_t segment_limit(self, uint32_t index):
+        return (<uint32_t *>(self.core.env + ENV_SEGMENTS + SEGMENT * index + 16))[0]
+
+    cpdef uint32_t segment_flags(self, uint32_t index):
+        """The descriptor's second word, as QEMU keeps it."""
+        return (<uint32_t *>(self.core.env + ENV_SEGMENTS + SEGMENT * index + 20))[0]
+
+    cpdef void set_segment(self, uint32_t index, uint32_t selector, uint32_t base, uint32_t limit, uint32_t flags):
+        """Load a real segment register with its hidden part. SS decides the ring (its DPL)."""
+        cdef uint8_t *segments = self.core.env + ENV_SEGMENTS
+        cdef uint32_t h = hflags(&self.core)
+        self.set_table(ENV_SEGMENTS + SEGMENT * index, selector, base, limit, flags)
+        if index == 1:
+            h = (h & ~<uint32_t>HF_CS32) | (flags & DESC_B) >> 18
+        elif index == 2:
+            h = (h & ~<uint32_t>(HF_CPL | HF_SS32)) | (flags >> 13 & 3) | (flags & DESC_B) >> 17
+        h &= ~<uint32_t>HF_ADDSEG
+        if not h & HF_CS32 or (<uint32_t *>(self.core.env + ENV_EFLAGS))[0] & VM_FLAG or (
+                (<uint32_t *>(segments + 8))[0] | (<uint32_t *>(segments + SEGMENT * 2 + 8))[0] |
+                (<uint32_t *>(segments + SEGMENT * 3 + 8))[0]):
+            h |= HF_ADDSEG
+        (<uint32_t *>(self.core.env + ENV_HFLAGS))[0] = h
+
+    @property
+    def ring(self):
+        """The real current privilege level."""
+        return hflags(&self.core) & HF_CPL
+
+    def set_fpu_control(self, uint32_t cr0):
+        """Make TS, EM and MP of the real CR0 what the guest's are, so that #NM comes when it should."""
+        cdef uint64_t *real = <uint64_t *>(self.core.env + ENV_CR)
+        cdef uint32_t *h = <uint32_t *>(self.core.env + ENV_HFLAGS)
+        real[0] = (real[0] & ~<uint64_t>0xe) | (cr0 & 0xe)
+        h[0] = (h[0] & ~<uint32_t>(7 << HF_MP_SHIFT)) | (cr0 & 0xe) << (HF_MP_SHIFT - 1)
+
+    def control(self, int index):
+        """The real CR0, CR2, CR3 or CR4."""
+        return (<uint64_t *>(self.core.env + ENV_CR))[index]
+
+    def set_control(self, int index, uint32_t value):
+        """Write the real CR0 or CR4 as MOV CRn does."""
+        uc_reg_write(<uc_engine *>self.core.uc, {0: UC_X86_REG_CR0, 4: UC_X86_REG_CR4}[index], &value)
+
+    def system_table(self, str name):
+        """(selector, base, limit) of the real ``gdtr``, ``idtr``, ``ldtr`` or ``tr``."""
+        cdef uint8_t *cache = self.core.env + <int>{"gdtr": ENV_GDT, "idtr": ENV_IDT, "ldtr": ENV_LDT, "tr": ENV_TR}[name]
+        return (<uint32_t *>cache)[0], (<uint64_t *>(cache + 8))[0], (<uint32_t *>(cache + 16))[0]
+
+    # -------------------------------------------------------------- FPU
+
+    def save_fpu(self):
+        """The 512 bytes that FXSAVE stores of x87, MMX and SSE (Intel SDM 1, 10.5.1): the CPU is asked itself."""
+        self.on_the_side(b"\x0f\xae\x05", 0)
+        return self.memory.read(SIDE_DATA, 512)
+
+    def load_fpu(self, area):
+        """The reverse: FXRSTOR from 512 bytes."""
+        self.memory.write(SIDE_DATA, area)
+        self.on_the_side(b"\x0f\xae\x0d", 0)
+
+    cdef on_the_side(self, bytes instruction, uint32_t cr0):
+        """Run one instruction on SIDE_DATA, in the monitor's own address space; only the FPU can change."""
+        cdef uint8_t saved[ENV_CR + 40]
+        cdef Core *core = &self.core
+        cdef uint64_t root = core.root, retired = core.retired, fence = core.fence
+        cdef int stop = core.stop
+        cdef uint32_t i
+        memcpy(saved, core.env, sizeof(saved))
+        core.stop = 0
+        core.fence = <uint64_t>-1
+        self.memory.write(PROBE_CODE, instruction + (<uint32_t>SIDE_DATA).to_bytes(4, "little") + b"\xcd\x80")
+        self.set_eflags(0x202)
+        for i in range(4):
+            self.set_segment(i, 9 if i == 1 else 0x11, 0, 0xffffffff, 0xcfbb00 if i == 1 else 0xcfb300)
+        self.set_fpu_control(cr0)
+        self.load_root(SIDE_ROOT)
+        self.forget(PROBE_CODE, 64)
+        self.set_eip(PROBE_CODE)
+        while True:
+            core.exit_code = 0
+            core.block_count = 0
+            uc_emu_start(<uc_engine *>core.uc, PROBE_CODE, 0, 0, 0)
+            if core.exit_code == 0x175:
+                break
+            if core.exit_code not in (SCAN, UNLEARNED):
+                raise HostError(f"FXSAVE or FXRSTOR on the side ended with exit {core.exit_code:#x}")
+        memcpy(core.env, saved, sizeof(saved))
+        core.retired = retired
+        core.fence = fence
+        core.stop |= stop
+        self.load_root(root)

@@ -1,0 +1,283 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Host-physical memory: what the emulated CPU sees on its memory bus.
+
+Two mappings, fixed for the life of a machine: the *monitor's* 16 MiB at host-physical address 0
+(VMCB, shadow page tables, the frame of ones), and *guest RAM* above it, a shared memory file so that
+devices, snapshots and the page encoders see it without copying.
+
+Loads and stores are typed, little-endian and bounds-checked. The functions that take a shadow root
+walk PAE tables (Intel SDM 3A, 4.4) as the CPU itself does; they are the monitor's own TLB.
+"""
+
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.string cimport memcpy, memset
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+
+import mmap
+import os
+
+from hypervisor.errors import AddressError, HostError
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap_ "mmap" (void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t length)
+    void *MAP_FAILED
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+
+MONITOR_SIZE = 16 << 20
+"""Bytes of the monitor's own memory; guest RAM begins at this host-physical address."""
+cdef enum:
+    MONITOR = 16 << 20
+    PAGE = 4096
+
+cdef uint64_t ADDRESS = 0x000ffffffffff000
+cdef enum:
+    PRESENT = 1
+    WRITABLE = 2
+    USER = 4
+    ACCESSED = 0x20
+    DIRTY = 0x40
+
+
+cdef class PhysicalMemory:
+    """The monitor's frames and the guest's RAM in one host-physical address space.
+
+    ``ram_size`` is in bytes and a multiple of 4096. Raises HostError if the host has not got it.
+    """
+
+    def __cinit__(self, uint64_t ram_size):
+        if ram_size == 0 or ram_size % PAGE:
+            raise ValueError("the size of guest RAM is a positive multiple of 4096")
+        self.ram_fd = -1
+        self.ram_size = ram_size
+        self.limit = MONITOR + ram_size
+        self.monitor_base = <uint8_t *>mmap_(NULL, MONITOR, PROT_READ | PROT_WRITE,
+                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if <void *>self.monitor_base == MAP_FAILED:
+            self.monitor_base = NULL
+            raise HostError(f"no memory for the monitor's 16 MiB: {os.strerror(errno)}")
+        try:
+            self.ram_fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
+            os.ftruncate(self.ram_fd, ram_size)
+        except OSError as error:
+            raise HostError(f"no memory for {ram_size >> 20} MiB of guest RAM: {error.strerror}") from None
+        self.ram_base = <uint8_t *>mmap_(NULL, ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                                         self.ram_fd, 0)
+        if <void *>self.ram_base == MAP_FAILED:
+            self.ram_base = NULL
+            raise HostError(f"no memory for {ram_size >> 20} MiB of guest RAM: {os.strerror(errno)}")
+
+    def __dealloc__(self):
+        if self.monitor_base != NULL:
+            munmap(self.monitor_base, MONITOR)
+        if self.ram_base != NULL:
+            munmap(self.ram_base, self.ram_size)
+        if self.ram_fd >= 0:
+            os.close(self.ram_fd)
+
+    @property
+    def file(self):
+        """The file descriptor of guest RAM (a memfd), owned by this object."""
+        return self.ram_fd
+
+    def ram_view(self):
+        """A writable memoryview of guest RAM, indexed by guest-physical address."""
+        return _View(self, False).view
+
+    def monitor_view(self):
+        """A writable memoryview of the monitor's frames, indexed by host-physical address."""
+        return _View(self, True).view
+
+    cdef uint8_t *at(self, uint64_t hpa, uint64_t size) except NULL:
+        if hpa < MONITOR:
+            if hpa + size <= MONITOR:
+                return self.monitor_base + hpa
+        elif hpa + size <= self.limit:
+            return self.ram_base + (hpa - MONITOR)
+        raise AddressError(f"host-physical address {hpa:#x} is outside the machine's memory")
+
+    cpdef uint32_t load8(self, uint64_t hpa) except? 0xdeadbeef:
+        return self.at(hpa, 1)[0]
+
+    cpdef uint32_t load16(self, uint64_t hpa) except? 0xdeadbeef:
+        cdef uint16_t value
+        memcpy(&value, self.at(hpa, 2), 2)
+        return value
+
+    cpdef uint32_t load32(self, uint64_t hpa) except? 0xdeadbeef:
+        cdef uint32_t value
+        memcpy(&value, self.at(hpa, 4), 4)
+        return value
+
+    cpdef uint64_t load64(self, uint64_t hpa) except? 0xdeadbeef:
+        cdef uint64_t value
+        memcpy(&value, self.at(hpa, 8), 8)
+        return value
+
+    cpdef int store8(self, uint64_t hpa, uint32_t value) except -1:
+        self.at(hpa, 1)[0] = value
+        return 0
+
+    cpdef int store16(self, uint64_t hpa, uint32_t value) except -1:
+        cdef uint16_t v = value
+        memcpy(self.at(hpa, 2), &v, 2)
+        return 0
+
+    cpdef int store32(self, uint64_t hpa, uint32_t value) except -1:
+        memcpy(self.at(hpa, 4), &value, 4)
+        return 0
+
+    cpdef int store64(self, uint64_t hpa, uint64_t value) except -1:
+        memcpy(self.at(hpa, 8), &value, 8)
+        return 0
+
+    def read(self, uint64_t hpa, uint64_t size):
+        """``size`` bytes from host-physical address ``hpa``."""
+        if size == 0:
+            return b""
+        return self.at(hpa, size)[:size]
+
+    def write(self, uint64_t hpa, const uint8_t[::1] data):
+        """Store bytes at ``hpa``. Translated code is not invalidated: see ``Frames.about_to_write``."""
+        if data.shape[0]:
+            memcpy(self.at(hpa, data.shape[0]), &data[0], data.shape[0])
+
+    cpdef int clear_frame(self, uint64_t hpa) except -1:
+        memset(self.at(hpa, PAGE), 0, PAGE)
+        return 0
+
+    cpdef uint64_t shadow_entry(self, uint64_t root, uint32_t gva) except? 0xdeadbeef:
+        """The shadow page-table entry of ``gva`` under the PDPT at ``root``; 0 if there is none."""
+        cdef uint64_t entry = (<uint64_t *>(self.monitor_base + root))[gva >> 30]
+        if not entry & PRESENT:
+            return 0
+        entry = (<uint64_t *>(self.monitor_base + (entry & ADDRESS)))[gva >> 21 & 511]
+        if not entry & PRESENT:
+            return 0
+        return (<uint64_t *>(self.monitor_base + (entry & ADDRESS)))[gva >> 12 & 511]
+
+    cdef uint64_t *shadow_slot(self, uint64_t root, uint32_t gva):
+        cdef uint64_t entry = (<uint64_t *>(self.monitor_base + root))[gva >> 30]
+        if not entry & PRESENT:
+            return NULL
+        entry = (<uint64_t *>(self.monitor_base + (entry & ADDRESS)))[gva >> 21 & 511]
+        if not entry & PRESENT:
+            return NULL
+        return (<uint64_t *>(self.monitor_base + (entry & ADDRESS))) + (gva >> 12 & 511)
+
+    cpdef int64_t translate(self, uint64_t root, uint32_t gva, bint write, bint user) except? -2:
+        """Host-physical address of ``gva`` if the shadow tables allow the access now, else -1.
+
+        Sets the shadow entry's Accessed and, for a write, Dirty bit, as the CPU would.
+        """
+        cdef uint64_t *slot = self.shadow_slot(root, gva)
+        cdef uint64_t need = PRESENT | (WRITABLE if write else 0) | (USER if user else 0)
+        if slot == NULL or (slot[0] & need) != need:
+            return -1
+        slot[0] |= ACCESSED | (DIRTY if write else 0)
+        return (slot[0] & ADDRESS) | (gva & 0xfff)
+
+    cpdef int64_t load_virtual(self, uint64_t root, uint32_t gva, uint32_t size, bint user) except? -2:
+        """Load 1, 2 or 4 bytes at ``gva`` through the shadow tables; -1 if they do not allow it (a
+        missing entry, or bytes in two pages)."""
+        cdef int64_t hpa
+        cdef uint32_t value = 0
+        if (gva & 0xfff) + size > PAGE:
+            return -1
+        hpa = self.translate(root, gva, False, user)
+        if hpa < 0:
+            return -1
+        memcpy(&value, self.at(hpa, size), size)
+        return value
+
+    cpdef bint store_virtual(self, uint64_t root, uint32_t gva, uint32_t size, uint32_t value, bint user) except? -1:
+        """Store 1, 2 or 4 bytes at ``gva`` through the shadow tables; False if they do not allow it."""
+        cdef int64_t hpa
+        if (gva & 0xfff) + size > PAGE:
+            return False
+        hpa = self.translate(root, gva, True, user)
+        if hpa < 0:
+            return False
+        memcpy(self.at(hpa, size), &value, size)
+        return True
+
+    cpdef uint64_t fetch(self, uint64_t root, uint32_t gva) except? 0xdeadbeef:
+        """The eight bytes at ``gva`` as a number, those in a further page that is not mapped as 0."""
+        cdef uint64_t entry = self.shadow_entry(root, gva)
+        cdef uint64_t value = 0
+        cdef uint32_t here = PAGE - (gva & 0xfff)
+        if not entry & PRESENT:
+            return 0
+        if here >= 8:
+            memcpy(&value, self.at((entry & ADDRESS) | (gva & 0xfff), 8), 8)
+            return value
+        memcpy(&value, self.at((entry & ADDRESS) | (gva & 0xfff), here), here)
+        entry = self.shadow_entry(root, (gva + here) & 0xffffffff)
+        if entry & PRESENT:
+            memcpy((<uint8_t *>&value) + here, self.at(entry & ADDRESS, 8), 8 - here)
+        return value
+
+    cpdef uint32_t rewrite_mappings(self, uint64_t root, uint64_t frame, uint64_t clear, uint64_t set) except? 0xdeadbeef:
+        """In every present entry under ``root`` that maps ``frame``: clear and set these bits.
+
+        Returns how many entries changed. The tables are scanned; there is no reverse map to keep.
+        """
+        cdef uint32_t changed = 0
+        cdef int i, j, k
+        cdef uint64_t old, new
+        cdef uint64_t *pdpt = <uint64_t *>self.at(root, 32)
+        cdef uint64_t *directory
+        cdef uint64_t *table
+        for i in range(4):
+            if not pdpt[i] & PRESENT:
+                continue
+            directory = <uint64_t *>self.at(pdpt[i] & ADDRESS, PAGE)
+            for j in range(512):
+                if not directory[j] & PRESENT:
+                    continue
+                table = <uint64_t *>self.at(directory[j] & ADDRESS, PAGE)
+                for k in range(512):
+                    old = table[k]
+                    if (old & ADDRESS) == frame and old & PRESENT:
+                        new = (old & ~clear) | set
+                        if new != old:
+                            table[k] = new
+                            changed += 1
+        return changed
+
+
+cdef class _View:
+    """Keeps the memory alive as long as a memoryview of it exists."""
+
+    cdef PhysicalMemory memory
+    cdef bint monitor
+    cdef Py_ssize_t shape[1]
+    cdef Py_ssize_t strides[1]
+
+    def __cinit__(self, PhysicalMemory memory, bint monitor):
+        self.memory = memory
+        self.monitor = monitor
+
+    @property
+    def view(self):
+        return memoryview(self)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.shape[0] = MONITOR if self.monitor else self.memory.ram_size
+        self.strides[0] = 1
+        buffer.buf = self.memory.monitor_base if self.monitor else self.memory.ram_base
+        buffer.format = "B"
+        buffer.internal = NULL
+        buffer.itemsize = 1
+        buffer.len = self.shape[0]
+        buffer.ndim = 1
+        buffer.obj = self
+        buffer.readonly = 0
+        buffer.shape = self.shape
+        buffer.strides = self.strides
+        buffer.suboffsets = NULL
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        pass

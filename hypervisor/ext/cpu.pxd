@@ -1,0 +1,88 @@
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from hypervisor.ext.memory cimport PhysicalMemory
+
+
+cdef struct Block:
+    uint64_t key
+    uint32_t second
+    uint32_t count
+
+
+cdef struct Recent:
+    uint32_t pc
+    uint32_t size
+    uint32_t count
+    uint32_t generation
+
+
+cdef struct Core:
+    void *uc
+    uint8_t *env
+    uint8_t *monitor
+    uint8_t *ram
+    uint64_t root
+    uint64_t retired
+    uint64_t fence
+    uint64_t blocks_run
+    uint32_t block_pc
+    uint32_t block_size
+    uint32_t block_count
+    uint32_t exit_code
+    uint32_t new_pc
+    uint32_t new_size
+    uint32_t generation
+    int stop
+    int running
+    Block *table
+    uint64_t table_mask
+    uint64_t table_used
+    Recent recent[4096]
+    Recent taken[1024]
+    uint8_t one_byte[256]
+    uint8_t two_byte[256]
+
+
+cdef class Cpu:
+    cdef Core core
+    cdef readonly PhysicalMemory memory
+    cdef readonly bint exact
+    cdef readonly str error
+    cdef uint32_t error_code_offset
+    cdef dict site_hooks
+    cdef uint64_t edge_hook, block_hook, intr_hook
+    cdef check(self, int error, str what)
+    cdef refuse(self, str what)
+    cdef locate_registers(self)
+    cdef list writable_ranges(self)
+    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t reads, uint32_t writes)
+    cdef map_side(self)
+    cdef check_layout(self)
+    cdef void set_table(self, int at, uint32_t selector, uint64_t base, uint32_t limit, uint32_t flags)
+    cdef locate_error_code(self)
+    cdef probe_run(self, uint32_t eip)
+    cdef uc_flush(self)
+    cdef uint32_t not_run(self, uint32_t at)
+    cdef uint32_t decode_count(self, uint32_t first, uint32_t last)
+    cdef on_the_side(self, bytes instruction, uint32_t cr0)
+    cpdef uint32_t run(self, uint64_t fence) except? 0xdeadbeef
+    cpdef uint32_t general(self, uint32_t index)
+    cpdef void set_general(self, uint32_t index, uint32_t value)
+    cpdef uint32_t get_eip(self)
+    cpdef void set_eip(self, uint32_t value)
+    cpdef uint32_t get_eflags(self)
+    cpdef void set_eflags(self, uint32_t value)
+    cpdef uint64_t get_retired(self)
+    cpdef void set_retired(self, uint64_t value)
+    cpdef uint32_t error_code(self)
+    cpdef uint32_t fault_address(self)
+    cpdef bint trap_flag(self)
+    cpdef bint shadowed(self)
+    cpdef void clear_shadowed(self)
+    cpdef uint32_t selector(self, uint32_t index)
+    cpdef uint32_t segment_base(self, uint32_t index)
+    cpdef uint32_t segment_limit(self, uint32_t index)
+    cpdef uint32_t segment_flags(self, uint32_t index)
+    cpdef void set_segment(self, uint32_t index, uint32_t selector, uint32_t base, uint32_t limit, uint32_t flags)
+    cpdef void flush_tlb(self)
+    cpdef void set_root(self, uint64_t root)
+    cpdef void load_root(self, uint64_t root)

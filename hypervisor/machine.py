@@ -1,0 +1,332 @@
+"""The virtual machine: CPU, memory, devices and monitor put together. This is the Python API.
+
+    with VirtualMachine.boot("tern.elf", memory=16 << 20) as vm:
+        stop = vm.run(until=3_000_000)
+        print(vm.digest(), vm.console.output.decode())
+
+A machine is used by one thread at a time, except for ``request_stop`` and ``console.send``, which any
+thread may call at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from hypervisor.boot.multiboot import BOOTED, Loader, read_image
+from hypervisor.devices.isa_pc import IsaPc
+from hypervisor.errors import AddressError, HypervisorError, StateError, UsageError
+from hypervisor.ext.cpu import Cpu
+from hypervisor.ext.memory import PhysicalMemory
+from hypervisor.ext.pages import classify
+from hypervisor.inspect import Inspection
+from hypervisor.monitor.clock import VirtualClock
+from hypervisor.monitor.loop import FOREVER, Monitor, Stop
+from hypervisor.monitor.pacing import Pacer
+from hypervisor.monitor.vcpu import CR0_PE, CS, VirtualCpu
+from hypervisor.paging.physical import PhysicalMap
+from hypervisor.paging.shadow import ShadowPaging
+from hypervisor.state.cpu import capture_cpu, check_cpu, restore_cpu
+from hypervisor.state.model import ClockState, MachineConfig, MachineState, encode
+from hypervisor.techniques import TECHNIQUES, technique
+
+MINIMUM_MEMORY = 1 << 20
+FLAT_CODE = 0x00CF9B00
+FLAT_DATA = 0x00CF9300
+FPU_AFTER_RESET = b"\x7f\x03" + bytes(22) + b"\x80\x1f\x00\x00\xff\xff\x00\x00" + bytes(480)
+
+
+class Console:
+    """The other end of COM1's cable. ``output`` is all that the guest has sent since this monitor has it."""
+
+    def __init__(self, vm: VirtualMachine) -> None:
+        self._vm = vm
+        self.output = bytearray()
+        self._inbox: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        """Type something; from any thread. It arrives at the instruction that the guest is just at."""
+        self._inbox.append(bytes(data))
+        self._vm.nudge()
+
+    def take(self) -> bytes:
+        """What was typed since the last call."""
+        taken = []
+        while self._inbox:
+            taken.append(self._inbox.pop(0))
+        return b"".join(taken)
+
+
+class Snapshot:
+    """A machine's state with a copy of its RAM, in memory."""
+
+    def __init__(self, state: MachineState, ram: bytes) -> None:
+        self.state = state
+        self.ram = ram
+
+
+class VirtualMachine(Inspection):
+    """One guest. Made by ``boot``, or by ``create`` and ``restore``."""
+
+    def __init__(self, config: MachineConfig) -> None:
+        if config.technique not in TECHNIQUES:
+            raise UsageError(f"no technique {config.technique!r}: there are {', '.join(TECHNIQUES)}")
+        if config.clock not in ("exact", "wall"):
+            raise UsageError(f"no clock {config.clock!r}: there are exact and wall")
+        if config.memory % 4096 or config.memory < MINIMUM_MEMORY:
+            raise UsageError(f"{config.memory} bytes of memory: it must be a multiple of 4096, and at least 1 MiB")
+        chosen = technique(config.technique)
+        self.identity = uuid.uuid4().hex
+        self.epoch = 0
+        self.owned = True
+        """False while another monitor has the guest, or nobody knows who has it: then it must not run."""
+        self.running = False
+        self.console = Console(self)
+        self.memory = PhysicalMemory(config.memory)
+        self.ram = self.memory.ram_view()
+        self.cpu = Cpu(self.memory, chosen.intercepts, exact=config.clock == "exact")
+        self.physical = PhysicalMap(config.memory)
+        self.paging = ShadowPaging(self.memory, self.cpu, self.physical)
+        self.vcpu = VirtualCpu(self.cpu, self.memory, self.paging, chosen.real_ring)
+        self.clock = VirtualClock(self.cpu, exact=config.clock == "exact")
+        self.devices = IsaPc(self.clock, self.ram, self._output, self._exit, self._reset)
+        self.vcpu.bus = self.devices
+        self.monitor = Monitor(self.vcpu, chosen, self.devices, self.clock)
+        self.monitor.before_entry = self._take_input
+        self.pacer = Pacer(self.monitor, self.clock)
+        self.config = MachineConfig(config.memory, config.technique, config.clock, tuple(self.devices.devices))
+        self._closed = False
+
+    # ---------------------------------------------------------------- life
+
+    @classmethod
+    def boot(
+        cls,
+        image: str | Path,
+        *,
+        memory: int = 32 << 20,
+        technique: str = "trap",
+        clock: str = "exact",
+        append: str = "",
+        modules: Iterable[str | Path | tuple[str | Path, str]] = (),
+    ) -> VirtualMachine:
+        """A machine with a Multiboot kernel loaded, about to execute its first instruction.
+
+        ``memory`` is in bytes, ``append`` the kernel's command line, ``modules`` files, or pairs of file and
+        command line. Raises ImageError or UsageError.
+        """
+        image = Path(image)
+        data = read_image(image)
+        loaded = []
+        for module in modules:
+            path, words = module if isinstance(module, tuple) else (module, "")
+            path = Path(path)
+            loaded.append((f"{path.name} {words}".strip(), read_image(path)))
+        vm = cls(MachineConfig(memory, technique, clock))
+        try:
+            loader = Loader(vm.ram, vm.physical.regions())
+            entry, information = loader.load(image.name, data, append, loaded)
+            vm._enter(entry, information)
+        except BaseException:
+            vm.close()
+            raise
+        return vm
+
+    @classmethod
+    def create(cls, config: MachineConfig) -> VirtualMachine:
+        """An empty machine, to be restored into."""
+        vm = cls(config)
+        if config.devices and config.devices != vm.config.devices:
+            vm.close()
+            raise StateError(f"the machine has devices {config.devices}, this monitor offers {vm.config.devices}")
+        return vm
+
+    def _enter(self, entry: int, information: int) -> None:
+        """The machine state that the Multiboot specification promises a kernel (section 3.2)."""
+        v = self.vcpu
+        v.set_control(CR0_PE, 0, 0)
+        v.eflags = 2
+        for index in range(6):
+            code = index == CS
+            v.set_segment(index, 8 if code else 16, 0, 0xFFFFFFFF, FLAT_CODE if code else FLAT_DATA)
+        self.cpu.load_fpu(FPU_AFTER_RESET)
+        self.cpu.set_general(0, BOOTED)
+        self.cpu.set_general(3, information)
+        for register in (1, 2, 4, 5, 6, 7):
+            self.cpu.set_general(register, 0)
+        self.cpu.set_eip(entry)
+
+    def close(self) -> None:
+        """Let go of everything. The machine cannot be used any more."""
+        if not self._closed:
+            self._closed = True
+            self.pacer.close()
+
+    def __enter__(self) -> VirtualMachine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------- running
+
+    def run(self, *, instructions: int | None = None, until: int | None = None) -> Stop:
+        """Run until something stops the guest, and say what: see ``Stop``.
+
+        At most ``instructions`` more, or to the count ``until`` since boot (exact clock only: under ``wall``
+        nothing is counted). Reasons are ``limit``, ``stop`` (somebody asked), ``exit`` (isa-debug-exit; the
+        status is in ``status``), ``reset``, ``triple-fault``, ``halted``, ``idle`` (it waits for input) and
+        ``error`` (it wants what is not supported).
+        """
+        if self._closed or self.running:
+            raise UsageError("the machine is closed" if self._closed else "the machine is running already")
+        if not self.owned:
+            raise HypervisorError("this monitor does not own the guest: it may be running elsewhere")
+        limit = FOREVER if until is None else until
+        if instructions is not None:
+            limit = min(limit, self.instructions + instructions)
+        if limit != FOREVER and not self.clock.exact:
+            raise UsageError("the wall clock counts no instructions: run without a limit, and stop")
+        self.running = True
+        try:
+            self._take_input()
+            with self.pacer:
+                return self.monitor.run(limit)
+        finally:
+            self.running = False
+
+    def run_until(self, text: str | bytes, *, instructions: int | None = None) -> Stop:
+        """Run until the guest has printed ``text`` (reason ``text``), or as ``run``.
+
+        Only what it prints from now on counts. Where exactly it stops is not part of the promise.
+        """
+        wanted = text.encode() if isinstance(text, str) else text
+        seen = len(self.console.output)
+        limit = None if instructions is None else self.instructions + instructions
+        while True:
+            if wanted in self.console.output[seen:]:
+                return Stop("text", wanted.decode(errors="replace"))
+            until = self.instructions + 100_000
+            stop = self.run(until=until if limit is None else min(until, limit))
+            if stop.reason != "limit" or (limit is not None and self.instructions >= limit):
+                found = wanted in self.console.output[seen:]
+                return Stop("text", wanted.decode(errors="replace")) if found else stop
+
+    def request_stop(self) -> None:
+        """Stop the run that is under way, or the next one; from any thread, never lost."""
+        self.monitor.stop_wanted = True
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Something arrived from outside: make the monitor look."""
+        self.cpu.request_stop()
+        self.pacer.wake()
+
+    @property
+    def pace(self) -> bool:
+        """Does an idle guest's time keep to ours (instead of jumping ahead)?"""
+        return self.pacer.paced
+
+    @pace.setter
+    def pace(self, wanted: bool) -> None:
+        self.pacer.paced = wanted
+
+    @property
+    def instructions(self) -> int:
+        """Instructions retired since boot (and events delivered: each takes the time of one)."""
+        return int(self.cpu.get_retired())
+
+    def _take_input(self) -> None:
+        data = self.console.take()
+        if data:
+            self.clock.update()
+            self.devices.receive(data)
+
+    def _output(self, data: bytes) -> None:
+        self.console.output += data
+
+    def _exit(self, status: int) -> None:
+        self.monitor.stop = Stop("exit", str(status), status)
+
+    def _reset(self) -> None:
+        self.monitor.stop = Stop("reset", "the guest reset the machine")
+
+    # ---------------------------------------------------------------- state
+
+    def capture(self) -> MachineState:
+        """The machine without its RAM. Changes nothing: captured twice, it is the same."""
+        if self.running:
+            raise UsageError("a machine must be stopped to be captured")
+        self._take_input()
+        self.devices.advance(self.clock.update())
+        return MachineState(
+            config=self.config,
+            identity=self.identity,
+            epoch=self.epoch,
+            cpu=capture_cpu(self.vcpu),
+            clock=ClockState(self.instructions, self.clock.skipped),
+            devices=self.devices.state(),
+        )
+
+    def restore(self, state: MachineState) -> None:
+        """Become the machine that ``state`` describes. ``ram`` was filled before; raises StateError, and then
+        nothing has changed."""
+        if self.running:
+            raise UsageError("a machine must be stopped to be restored")
+        for field in ("memory", "clock", "devices"):
+            theirs, ours = getattr(state.config, field), getattr(self.config, field)
+            if theirs != ours:
+                raise StateError(f"config.{field}: the state has {theirs!r}, this machine {ours!r}")
+        check_cpu(state.cpu)
+        self.devices.restore(state.devices)
+        self.identity = state.identity
+        self.epoch = state.epoch
+        self.cpu.set_retired(state.clock.instructions)
+        self.clock.skipped = state.clock.skipped
+        self.clock.update()
+        self.monitor.near = 0
+        self.paging.forget_code()
+        restore_cpu(self.vcpu, state.cpu)
+
+    def snapshot(self) -> Snapshot:
+        """A copy of everything, in memory."""
+        return Snapshot(self.capture(), bytes(self.ram))
+
+    def load_snapshot(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot of this machine, or become that of another with the same configuration."""
+        if len(snapshot.ram) != len(self.ram):
+            raise StateError(f"the snapshot has {len(snapshot.ram)} bytes of RAM, this machine {len(self.ram)}")
+        self.ram[:] = snapshot.ram
+        self.restore(snapshot.state)
+
+    def digest(self) -> str:
+        """One number for everything that a guest could ever observe: two machines with the same digest
+        cannot be told apart from inside. Which machine it is, and under which technique, is not part of it."""
+        state = self.capture()
+        whole = hashlib.blake2b(digest_size=16)
+        for part in (state.cpu, state.clock):
+            whole.update(encode(part))
+        for name in sorted(state.devices):
+            whole.update(name.encode() + encode(state.devices[name]))
+        present = classify(self.ram)
+        whole.update(present)
+        for byte, bits in enumerate(present):
+            if bits:
+                # Pages that are all zero are in the bitmap already.
+                whole.update(self.ram[byte << 15 : (byte + 1) << 15])
+        return whole.hexdigest()
+
+    def state_digest(self) -> dict[str, str]:
+        """The digest of each component, to find out where two machines differ."""
+        state = self.capture()
+        parts = {"cpu": encode(state.cpu), "clock": encode(state.clock), "ram": bytes(self.ram)}
+        parts.update({f"device {name}": encode(device) for name, device in state.devices.items()})
+        return {name: hashlib.blake2b(data, digest_size=8).hexdigest() for name, data in parts.items()}
+
+
+__all__ = ["AddressError", "Console", "Snapshot", "Stop", "VirtualMachine"]

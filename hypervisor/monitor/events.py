@@ -1,0 +1,153 @@
+"""Delivering exceptions and interrupts through the guest's own IDT (Intel SDM 3A, 6.12-6.15).
+
+The emulated CPU never delivers anything: every event exits, and what the guest's processor would do
+(gate and privilege checks, the switch to the inner stack, the frame, the flags) is done here.
+"""
+
+from __future__ import annotations
+
+from hypervisor.hardware.faults import (
+    CONTRIBUTORY,
+    DOUBLE_FAULT,
+    GENERAL_PROTECTION,
+    INVALID_TSS,
+    PAGE_FAULT,
+    SEGMENT_NOT_PRESENT,
+    WITH_ERROR_CODE,
+    GuestFault,
+    TripleFault,
+)
+from hypervisor.monitor import tasks
+from hypervisor.monitor.segments import check_stack_segment
+from hypervisor.monitor.transfer import Stack, stack_base
+from hypervisor.monitor.vcpu import (
+    CS,
+    D_BIG,
+    D_CODE,
+    D_CONFORMING,
+    D_PRESENT,
+    D_SEGMENT,
+    DS,
+    ES,
+    ESP,
+    FS,
+    GS,
+    IF,
+    NT,
+    RF,
+    SS,
+    TF,
+    VM,
+    VirtualCpu,
+    descriptor_limit,
+)
+
+TASK_GATE = 5
+GATES = {6: (2, True), 7: (2, False), 14: (4, True), 15: (4, False)}
+"""Type of an interrupt or trap gate -> (operand size, whether it clears IF)."""
+
+
+def raise_fault(v: VirtualCpu, fault: GuestFault) -> None:
+    """Deliver an exception of the guest, and what goes wrong meanwhile: double fault, triple fault.
+
+    EIP is at the instruction that faulted (or, for a trap, at the next). Raises TripleFault.
+    """
+    first: int | None = None
+    while True:
+        if fault.vector == PAGE_FAULT:
+            v.cr2 = fault.address
+        vector, error = combine(first, fault)
+        try:
+            deliver(v, vector, error if vector in WITH_ERROR_CODE else None, software=False)
+            return
+        except GuestFault as second:
+            first, fault = vector, second
+
+
+def combine(first: int | None, fault: GuestFault) -> tuple[int, int]:
+    """What ``fault`` becomes while exception ``first`` is being delivered (SDM 3A, table 6-5)."""
+    second = fault.vector
+    serious = second in CONTRIBUTORY or second == PAGE_FAULT
+    if first == DOUBLE_FAULT and serious:
+        raise TripleFault
+    if (first in CONTRIBUTORY and second in CONTRIBUTORY) or (first == PAGE_FAULT and serious):
+        return DOUBLE_FAULT, 0
+    return second, fault.error
+
+
+def deliver(v: VirtualCpu, vector: int, error: int | None, *, software: bool, following: int | None = None) -> None:
+    """Enter the guest's handler. ``following`` is the EIP to return to where it is not the current one.
+
+    Raises GuestFault if the guest's tables forbid it; then nothing has changed but memory below the
+    stack pointer.
+    """
+    eip = v.cpu.get_eip() if following is None else following
+    named = vector * 8 + 2
+    if named + 5 > v.idt_limit:
+        raise GuestFault(GENERAL_PROTECTION, named)
+    low = v.load(v.idt_base + vector * 8, 4)
+    high = v.load(v.idt_base + vector * 8 + 4, 4)
+    kind = high >> 8 & 31
+    if kind not in GATES and kind != TASK_GATE:
+        raise GuestFault(GENERAL_PROTECTION, named)
+    if software and high >> 13 & 3 < v.cpl:
+        raise GuestFault(GENERAL_PROTECTION, named)
+    if not high & D_PRESENT:
+        raise GuestFault(SEGMENT_NOT_PRESENT, named)
+    if kind == TASK_GATE:
+        tasks.switch(v, low >> 16, tasks.CALL, eip, error)
+        return
+    size, clears = GATES[kind]
+    enter_handler(v, low >> 16, low & 0xFFFF | (high & 0xFFFF0000 if size == 4 else 0), size, clears, eip, error)
+
+
+def enter_handler(
+    v: VirtualCpu, selector: int, offset: int, size: int, clears: bool, eip: int, error: int | None
+) -> None:
+    named = selector & 0xFFFC
+    if named == 0:
+        raise GuestFault(GENERAL_PROTECTION)
+    low, high = v.descriptor(selector)
+    dpl = high >> 13 & 3
+    if not high & D_SEGMENT or not high & D_CODE or dpl > v.cpl:
+        raise GuestFault(GENERAL_PROTECTION, named)
+    if not high & D_PRESENT:
+        raise GuestFault(SEGMENT_NOT_PRESENT, named)
+    if offset > descriptor_limit(low, high):
+        raise GuestFault(GENERAL_PROTECTION)
+    flags = v.eflags & ~RF
+    from_8086 = flags & VM != 0
+    inner = not high & D_CONFORMING and dpl < v.cpl
+    if from_8086 and (not inner or dpl != 0):
+        raise GuestFault(GENERAL_PROTECTION, named)
+    stack_low = stack_high = ss = 0
+    if inner:
+        ss, esp = tasks.inner_stack(v, dpl)
+        stack_low, stack_high = check_stack_segment(v, ss, dpl, INVALID_TSS)
+        stack = Stack(v, stack_base(stack_low, stack_high), esp, 0xFFFFFFFF if stack_high & D_BIG else 0xFFFF, dpl == 3)
+        if from_8086:
+            for index in (GS, FS, DS, ES):
+                stack.push(size, v.segment(index)[0])
+        stack.push(size, v.segment(SS)[0])
+        stack.push(size, v.cpu.general(ESP))
+    else:
+        stack = Stack.current(v)
+    stack.push(size, flags)
+    stack.push(size, v.segment(CS)[0])
+    stack.push(size, eip)
+    if error is not None:
+        stack.push(size, error)
+    high = v.touch_descriptor(selector, high)
+    if inner:
+        stack_high = v.touch_descriptor(ss, stack_high)
+    # Nothing can fault from here on.
+    v.eflags = flags & ~(TF | VM | RF | NT | (IF if clears else 0))
+    if inner:
+        v.cpl = dpl
+        if from_8086:
+            for index in (GS, FS, DS, ES):
+                v.cpu.set_segment(index, 0, 0, 0, 0)
+        v.load_segment(SS, ss, stack_low, stack_high)
+    v.load_segment(CS, selector & ~3 | v.cpl, low, high)
+    v.set_stack(stack.offset)
+    v.cpu.set_eip(offset)

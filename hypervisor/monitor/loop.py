@@ -1,0 +1,368 @@
+"""The monitor's loop: enter the guest, see why it came back, deal with it, enter again.
+
+It reads as a story. Is anybody asking us to stop? Has a device something to do? Does the guest take an
+interrupt? Is it asleep? If none of that: run it until the next thing that must happen, look its exit up
+in one table (``Monitor.exits``), and do what the handler there says.
+
+Two hidden matters are also dealt with here. An instruction that was *lent* a page (see paging/shadow.py)
+runs alone, under the trap flag, and the guest's own trap flag must not notice. And every event that is
+delivered counts like an instruction, so that a guest whose handlers fault for ever still moves in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from hypervisor.ext.cpu import (
+    EXIT_BASE,
+    EXIT_ERROR,
+    EXIT_FENCE,
+    EXIT_SCAN,
+    EXIT_SITE,
+    EXIT_STOP,
+    EXIT_UNLEARNED,
+    Cpu,
+)
+from hypervisor.hardware.faults import (
+    DEBUG,
+    GENERAL_PROTECTION,
+    INVALID_OPCODE,
+    WITH_ERROR_CODE,
+    GuestFault,
+    GuestStopped,
+    TripleFault,
+)
+from hypervisor.monitor import events
+from hypervisor.monitor.clock import VirtualClock
+from hypervisor.monitor.decode import Decoder, Instruction
+from hypervisor.monitor.privileged import EMULATED
+from hypervisor.monitor.sites import Sites
+from hypervisor.monitor.vcpu import ESP, IF, NEVER, SS, TF, VirtualCpu
+from hypervisor.techniques.base import Technique
+
+FOREVER = (1 << 63) - 1
+LONGEST_SLEEP = 3600 * 10**9
+"""An exact guest that sleeps longer than this (virtual ns) without being woken is reported as idle."""
+
+VMEXIT = EXIT_BASE
+VMEXIT_EXCEPTION = VMEXIT + 0x40
+VMEXIT_DB = VMEXIT_EXCEPTION + DEBUG
+VMEXIT_PF = VMEXIT_EXCEPTION + 14
+VMEXIT_ICEBP = VMEXIT + 0x88
+STEPPED = 0x7100
+"""The one instruction that was to run has run."""
+
+EXIT_NAMES = {
+    EXIT_FENCE: "fence",
+    EXIT_SITE: "port or system call site",
+    EXIT_STOP: "stop",
+    EXIT_SCAN: "scan",
+    EXIT_UNLEARNED: "unlearned block",
+    STEPPED: "step",
+    VMEXIT + 0x6E: "RDTSC",
+    VMEXIT + 0x6F: "RDPMC",
+    VMEXIT + 0x72: "CPUID",
+    VMEXIT + 0x75: "INT n",
+    VMEXIT_ICEBP: "ICEBP",
+    **{
+        VMEXIT_EXCEPTION + vector: name
+        for vector, name in enumerate(
+            ("#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "vector 9")
+            + ("#TS", "#NP", "#SS", "#GP", "#PF", "vector 15", "#MF", "#AC", "#MC", "#XM")
+        )
+    },
+}
+
+
+class Stop:
+    """Why a run ended. ``reason`` is one word, ``detail`` says more."""
+
+    def __init__(self, reason: str, detail: str = "", status: int = 0) -> None:
+        self.reason = reason
+        self.detail = detail
+        self.status = status
+        """For ``exit``: the status that the guest asked for through isa-debug-exit."""
+
+    def __repr__(self) -> str:
+        return f"Stop({self.reason!r}, {self.detail!r})"
+
+
+class Devices(Protocol):
+    """What the loop needs of the machine's devices."""
+
+    interrupt: bool
+
+    def acknowledge(self) -> int: ...
+
+    def next_deadline(self) -> int | None: ...
+
+    def advance(self, now: int) -> None: ...
+
+
+class Monitor:
+    """Runs one virtual CPU among its devices."""
+
+    def __init__(
+        self, v: VirtualCpu, technique: type[Technique], devices: Devices, clock: VirtualClock
+    ) -> None:
+        self.v = v
+        self.cpu: Cpu = v.cpu
+        self.devices = devices
+        self.clock = clock
+        self.exact = clock.exact
+        self.decoder = Decoder(dict(EMULATED))
+        self.sites = Sites(v, technique)
+        self.counts: dict[int, int] = {}
+        """How often each exit was taken."""
+        self.stop: Stop | None = None
+        """Set by a device or a handler: stop after this instruction, because …"""
+        self.before_entry: Callable[[], None] | None = None
+        """Called at a stop request: takes in what arrived from outside; may set ``stop``."""
+        self.sleep: Callable[[int | None], bool] | None = None
+        """How to wait while the guest is idle: gets the ns until the next event or None; False if time is virtual."""
+        self.stop_wanted = False
+        self.deadline: int | None = None
+        """Virtual time of the next device event."""
+        self.near = 0
+        """Until this count the guest is stepped: a fence lies in the middle of a block."""
+        self.exits: dict[int, Callable[[], None]] = {
+            EXIT_FENCE: self.nothing,
+            EXIT_STOP: self.on_stop,
+            EXIT_SCAN: self.on_scan,
+            EXIT_UNLEARNED: self.nothing,
+            EXIT_SITE: self.on_site,
+            EXIT_ERROR: self.on_error,
+            STEPPED: self.nothing,
+            VMEXIT_PF: self.on_page_fault,
+            VMEXIT_DB: self.on_debug,
+            VMEXIT_EXCEPTION + 10: self.emulate,
+            VMEXIT_EXCEPTION + 11: self.emulate,
+            VMEXIT_EXCEPTION + 12: self.emulate,
+            VMEXIT_EXCEPTION + GENERAL_PROTECTION: self.emulate,
+            **{
+                VMEXIT_EXCEPTION + vector: self.reflect
+                for vector in (0, 2, 3, 4, 5, 6, 7, 8, 9, *range(15, 32))
+            },
+        }
+        """Exit code -> handler. Codes that are not here are instructions that SVM intercepts: ``emulate``."""
+        v.now = clock.update
+
+    # ---------------------------------------------------------------- the story
+
+    def run(self, until: int = FOREVER) -> Stop:
+        """Run until ``until`` instructions have been retired since boot, or until something stops the guest."""
+        v, cpu, devices, clock = self.v, self.cpu, self.devices, self.clock
+        exits, counts, emulate = self.exits, self.counts, self.emulate
+        clock.start()
+        try:
+            while True:
+                if self.stop is not None:
+                    stop, self.stop = self.stop, None
+                    return stop
+                self.deadline = deadline = devices.next_deadline()
+                if deadline is not None and clock.update() >= deadline:
+                    devices.advance(clock.now)
+                    self.deadline = deadline = devices.next_deadline()
+                if self.exact and cpu.get_retired() >= until:
+                    return Stop("limit")
+                fence = until
+                if self.exact and deadline is not None:
+                    fence = min(fence, max(clock.count_at(deadline), cpu.get_retired() + 1))
+                if devices.interrupt and v.flags & IF:
+                    if not v.shadowed():
+                        self.interrupt()
+                        continue
+                    fence = cpu.get_retired() + 1
+                if v.halted:
+                    self.idle(deadline)
+                    continue
+                code = self.enter(fence)
+                counts[code] = counts.get(code, 0) + 1
+                exits.get(code, emulate)()
+        except GuestStopped as why:
+            return Stop("error", str(why))
+        except TripleFault:
+            return Stop("triple-fault", f"triple fault at {v.code_base + cpu.get_eip():#x}")
+        finally:
+            clock.stop()
+
+    def enter(self, fence: int) -> int:
+        """Run the guest; returns the exit code.
+
+        Blocks that end at or before the fence run whole; the instructions before a fence in the middle of
+        a block run one by one. So does an instruction with a page on loan.
+        """
+        cpu = self.cpu
+        if not self.v.paging.loans and cpu.get_retired() >= self.near and not self.must_step():
+            code = cpu.run(fence)
+            if code != EXIT_FENCE or cpu.get_retired() >= fence:
+                return code
+            self.near = fence
+        code = self.step()
+        if self.v.paging.loans and code != VMEXIT_PF:
+            self.v.paging.return_loans()
+        return code
+
+    def must_step(self) -> bool:
+        """Under the wall clock there is no fence: an interrupt that waits for one more instruction lets it run alone."""
+        return not self.exact and self.devices.interrupt and self.v.shadowed()
+
+    def step(self) -> int:
+        """Run one instruction under the trap flag, which the guest does not get to see."""
+        v, cpu = self.v, self.cpu
+        before = cpu.get_retired()
+        flags = cpu.get_eflags()
+        opcode = self.opcode()
+        cpu.set_eflags(flags | TF)
+        code = cpu.run(before + 1)
+        after = cpu.get_eflags()
+        if code not in (VMEXIT_DB, EXIT_FENCE):
+            cpu.set_retired(before)
+            cpu.set_eflags(after & ~TF | flags & TF)
+            return code
+        cpu.set_retired(before + 1)
+        v.shadow_at = NEVER
+        if opcode == 0x9C and not flags & TF:
+            # PUSHF has stored our trap flag: bit 8 of the image on top of the stack.
+            at = v.linear(SS, (cpu.general(ESP) & v.stack_mask) + 1)
+            v.store(at, 1, v.load(at, 1, v.user) & ~1, v.user)
+        if opcode not in (0x9D, 0xCF):
+            # POPF and IRET have loaded the guest's new trap flag; all others keep it.
+            cpu.set_eflags(after & ~TF | flags & TF)
+        return code if flags & TF else STEPPED
+
+    def opcode(self) -> int:
+        """First opcode byte of the next instruction, after the prefixes."""
+        v = self.v
+        raw = v.memory.fetch(v.paging.root, v.code_base + self.cpu.get_eip() & 0xFFFFFFFF)
+        while raw & 0xFF in (0x66, 0x67, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65):
+            raw >>= 8
+        return raw & 0xFF
+
+    # ---------------------------------------------------------------- interrupts and sleep
+
+    def interrupt(self) -> None:
+        """The guest takes an external interrupt."""
+        v = self.v
+        v.halted = False
+        self.clock.update()
+        vector = self.devices.acknowledge()
+        try:
+            events.deliver(v, vector, None, software=False)
+        except GuestFault as fault:
+            events.raise_fault(v, fault)
+        self.count()
+
+    def idle(self, deadline: int | None) -> None:
+        """The guest has halted: sleep until a device wakes it, or say that nobody will."""
+        if self.cpu.take_stop():
+            self.on_stop()
+            return
+        now = self.clock.update()
+        if not self.v.flags & IF:
+            self.stop = Stop("halted", "halted with interrupts off: only a reset would wake it")
+            return
+        if self.sleep is not None and self.sleep(None if deadline is None else deadline - now):
+            return
+        if not self.exact:
+            return
+        if deadline is None or deadline - now > LONGEST_SLEEP:
+            self.stop = Stop("idle", "asleep, and no device will wake it: it waits for input")
+            return
+        self.clock.skip_to(deadline)
+
+    # ---------------------------------------------------------------- exits
+
+    def nothing(self) -> None:
+        """The loop's next round does what there is to do."""
+
+    def on_stop(self) -> None:
+        if self.before_entry is not None:
+            self.before_entry()
+        if self.stop_wanted:
+            self.stop_wanted = False
+            self.stop = Stop("stop", "asked to stop")
+
+    def on_error(self) -> None:
+        raise GuestStopped(f"the emulated CPU gave up: {self.cpu.error}")
+
+    def on_scan(self) -> None:
+        pc, size = self.cpu.new_block
+        self.sites.scan(pc, size)
+
+    def on_site(self) -> None:
+        """A watched instruction is about to run; or something else, in another program at its address."""
+        instruction = self.decoder.at(self.v)
+        if instruction is not None and instruction.name in self.sites.names:
+            self.carry_out(instruction)
+        else:
+            self.sites.drop(self.v.code_base + self.cpu.get_eip() & 0xFFFFFFFF)
+
+    def on_page_fault(self) -> None:
+        """Hidden if the guest's tables allow the access, otherwise the guest's own."""
+        cpu, v = self.cpu, self.v
+        error = cpu.error_code()
+        eip = v.code_base + cpu.get_eip()
+        try:
+            v.paging.fault(cpu.fault_address(), error & 2 != 0, v.cpl == 3, error & 16 != 0, eip)
+        except GuestFault as fault:
+            self.fault(fault)
+
+    def on_debug(self) -> None:
+        """The guest's own trap flag; its EIP is at the next instruction."""
+        self.v.debug[6] |= 1 << 14
+        self.fault(GuestFault(DEBUG))
+
+    def reflect(self) -> None:
+        """An exception that is the guest's own business."""
+        vector = self.vector()
+        self.fault(GuestFault(vector, self.cpu.error_code() if vector in WITH_ERROR_CODE else 0))
+
+    def vector(self) -> int:
+        """The exception that the last exit was about."""
+        return self.cpu.exit_code - VMEXIT_EXCEPTION
+
+    def emulate(self) -> None:
+        """#GP and its like, and what SVM intercepts: a privileged instruction, or the guest's own fault."""
+        instruction = self.decoder.at(self.v)
+        if instruction is None or instruction.handler is None:
+            vector = self.vector()
+            if vector in (10, 11, 12, 13):
+                self.fault(GuestFault(vector, self.cpu.error_code()))
+            else:
+                self.fault(GuestFault(INVALID_OPCODE))
+        else:
+            self.carry_out(instruction)
+
+    def carry_out(self, instruction: Instruction) -> None:
+        """Emulate one instruction; it counts as retired unless it faults."""
+        v, cpu = self.v, self.cpu
+        handler = instruction.handler
+        assert handler is not None
+        trapping = cpu.trap_flag()
+        try:
+            if not handler(v, instruction):
+                cpu.set_eip(cpu.get_eip() + instruction.size & 0xFFFFFFFF)
+        except GuestFault as fault:
+            self.fault(fault)
+            return
+        cpu.set_retired(cpu.get_retired() + 1)
+        cpu.clear_shadowed()
+        if trapping and instruction.name not in ("int", "int3", "into", "int1"):
+            self.on_debug()
+
+    # ---------------------------------------------------------------- events
+
+    def fault(self, fault: GuestFault) -> None:
+        """Deliver an exception to the guest."""
+        if self.v.paging.loans:
+            self.v.paging.return_loans()
+        events.raise_fault(self.v, fault)
+        self.count()
+
+    def count(self) -> None:
+        """A delivered event takes the time of an instruction."""
+        cpu = self.cpu
+        cpu.set_retired(cpu.get_retired() + 1)
+        cpu.clear_shadowed()

@@ -1,0 +1,115 @@
+"""Port input and output, with the permission checks that the emulated CPU leaves out.
+
+IOPL and the TSS's permission bitmap: Intel SDM 1, 18.5. String instructions do one element a time and
+stay at their own address while ECX is not 0, so that an interrupt may come between two elements.
+Before a device is accessed, ``v.now()`` brings virtual time up to date.
+"""
+
+from __future__ import annotations
+
+from hypervisor.hardware.faults import GENERAL_PROTECTION, GuestFault
+from hypervisor.monitor.decode import Instruction
+from hypervisor.monitor.vcpu import DF, DS, EAX, ECX, EDI, EDX, ES, ESI, VirtualCpu
+
+BITMAP_BASE = 0x66
+"""Offset in the TSS of the word that says where the permission bitmap begins."""
+SIZES = {"b": 1, "w": 2, "d": 4}
+
+
+def check_permission(v: VirtualCpu, port: int, size: int) -> None:
+    """Raise #GP(0) unless the guest may access ``size`` ports from ``port`` on."""
+    if v.cpl <= v.flags >> 12 & 3 and not v.virtual_8086:
+        return
+    tss = v.tr
+    if not tss.high or not tss.high >> 8 & 8 or tss.limit < BITMAP_BASE + 1:
+        raise GuestFault(GENERAL_PROTECTION)
+    offset = v.load(tss.base + BITMAP_BASE, 2) + (port >> 3)
+    # The processor always reads two bytes, since a range may cross a byte.
+    if offset + 1 > tss.limit:
+        raise GuestFault(GENERAL_PROTECTION)
+    if v.load(tss.base + offset, 2) >> (port & 7) & ((1 << size) - 1):
+        raise GuestFault(GENERAL_PROTECTION)
+
+
+def accumulator_size(i: Instruction) -> int:
+    """1, 2 or 4: the opcode's lowest bit says whether more than a byte moves."""
+    return i.operand_size if i.opcode & 1 else 1
+
+
+def port_of(v: VirtualCpu, i: Instruction) -> int:
+    return v.cpu.general(EDX) & 0xFFFF if i.opcode & 8 else i.raw[-1]
+
+
+def input_port(v: VirtualCpu, i: Instruction) -> None:
+    """IN AL/AX/EAX, DX or imm8."""
+    port, size = port_of(v, i), accumulator_size(i)
+    check_permission(v, port, size)
+    v.now()
+    value = v.bus.read_port(port, size)
+    if size != 4:
+        mask = (1 << 8 * size) - 1
+        value = v.cpu.general(EAX) & ~mask | value & mask
+    v.cpu.set_general(EAX, value)
+
+
+def output_port(v: VirtualCpu, i: Instruction) -> None:
+    """OUT DX or imm8, AL/AX/EAX."""
+    port, size = port_of(v, i), accumulator_size(i)
+    check_permission(v, port, size)
+    v.now()
+    v.bus.write_port(port, size, v.cpu.general(EAX) & (1 << 8 * size) - 1)
+
+
+def step_index(v: VirtualCpu, i: Instruction, register: int, size: int) -> None:
+    """Move ESI or EDI (or SI, DI) by one element, by the direction flag."""
+    mask = 0xFFFF if i.address_size == 2 else 0xFFFFFFFF
+    old = v.cpu.general(register)
+    new = old + (-size if v.eflags & DF else size)
+    v.cpu.set_general(register, old & ~mask & 0xFFFFFFFF | new & mask)
+
+
+def repeats(v: VirtualCpu, i: Instruction) -> bool:
+    """Count one element of a REP instruction; True if it is not the last."""
+    mask = 0xFFFF if i.address_size == 2 else 0xFFFFFFFF
+    old = v.cpu.general(ECX)
+    left = (old & mask) - 1
+    v.cpu.set_general(ECX, old & ~mask & 0xFFFFFFFF | left & mask)
+    return left != 0
+
+
+def exhausted(v: VirtualCpu, i: Instruction) -> bool:
+    mask = 0xFFFF if i.address_size == 2 else 0xFFFFFFFF
+    return i.repeat and v.cpu.general(ECX) & mask == 0
+
+
+def input_string(v: VirtualCpu, i: Instruction) -> bool | None:
+    """INS and REP INS: from port DX to ES:EDI. The store is checked before the port is read."""
+    size = SIZES[i.name[-1]]
+    port = v.cpu.general(EDX) & 0xFFFF
+    check_permission(v, port, size)
+    if exhausted(v, i):
+        return None
+    mask = 0xFFFF if i.address_size == 2 else 0xFFFFFFFF
+    gva = v.linear(ES, v.cpu.general(EDI) & mask)
+    for offset in (0, size - 1):
+        v.paging.host_address(gva + offset & 0xFFFFFFFF, True, v.user)
+    v.now()
+    v.store(gva, size, v.bus.read_port(port, size), v.user)
+    step_index(v, i, EDI, size)
+    return True if i.repeat and repeats(v, i) else None
+
+
+def output_string(v: VirtualCpu, i: Instruction) -> bool | None:
+    """OUTS and REP OUTS: from DS:ESI (or an overriding segment) to port DX."""
+    size = SIZES[i.name[-1]]
+    port = v.cpu.general(EDX) & 0xFFFF
+    check_permission(v, port, size)
+    if exhausted(v, i):
+        return None
+    mask = 0xFFFF if i.address_size == 2 else 0xFFFFFFFF
+    segment = DS if i.segment_override is None else i.segment_override
+    value = v.load(v.linear(segment, v.cpu.general(ESI) & mask), size, v.user)
+    v.now()
+    v.bus.write_port(port, size, value)
+    step_index(v, i, ESI, size)
+    return True if i.repeat and repeats(v, i) else None

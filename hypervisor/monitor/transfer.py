@@ -1,0 +1,358 @@
+"""Far control transfers for the guest: JMP, CALL, RET and IRET between segments and privilege levels.
+
+Intel SDM 2 under each instruction, and SDM 3A, 5.8. All checks and all stores come before the first
+register is changed, so that a fault leaves the guest at the instruction.
+"""
+
+from __future__ import annotations
+
+from hypervisor.hardware.faults import (
+    GENERAL_PROTECTION,
+    INVALID_TSS,
+    SEGMENT_NOT_PRESENT,
+    GuestFault,
+)
+from hypervisor.monitor import tasks
+from hypervisor.monitor.decode import Instruction, effective_address, is_memory
+from hypervisor.monitor.segments import check_stack_segment
+from hypervisor.monitor.vcpu import (
+    AC,
+    CS,
+    D_BIG,
+    D_CODE,
+    D_CONFORMING,
+    D_PRESENT,
+    D_SEGMENT,
+    DF,
+    DS,
+    ES,
+    ESP,
+    FS,
+    GS,
+    ID,
+    IF,
+    IOPL,
+    NT,
+    SS,
+    TF,
+    VIF,
+    VIP,
+    VM,
+    VirtualCpu,
+    descriptor_limit,
+)
+
+DONE = True
+"""What a handler returns that has set EIP itself."""
+
+T_CALL_16, T_TASK_GATE, T_CALL = 4, 5, 12
+TSS_TYPES = (1, 3, 9, 11)
+
+ARITHMETIC = 0x8D5
+
+
+class Stack:
+    """Pushes and pops on a stack that becomes the guest's only when everything went well."""
+
+    def __init__(self, v: VirtualCpu, base: int, offset: int, mask: int, user: bool) -> None:
+        self.v = v
+        self.base = base
+        self.offset = offset
+        self.mask = mask
+        self.user = user
+
+    @classmethod
+    def current(cls, v: VirtualCpu) -> Stack:
+        return cls(v, v.cpu.segment_base(SS), v.cpu.general(ESP), v.stack_mask, v.user)
+
+    def push(self, size: int, value: int) -> None:
+        self.offset = self.offset & ~self.mask | (self.offset - size) & self.mask
+        self.v.store(self.base + (self.offset & self.mask), size, value, self.user)
+
+    def pop(self, size: int) -> int:
+        value = self.v.load(self.base + (self.offset & self.mask), size, self.user)
+        self.skip(size)
+        return value
+
+    def skip(self, count: int) -> None:
+        self.offset = self.offset & ~self.mask | (self.offset + count) & self.mask
+
+
+def check_code(v: VirtualCpu, selector: int, cpl: int, rpl_counts: bool) -> tuple[int, int]:
+    """The descriptor of a code segment for a transfer that stays at ``cpl``."""
+    error = selector & 0xFFFC
+    if error == 0:
+        raise GuestFault(GENERAL_PROTECTION)
+    low, high = v.descriptor(selector)
+    if not high & D_SEGMENT or not high & D_CODE:
+        raise GuestFault(GENERAL_PROTECTION, error)
+    dpl = high >> 13 & 3
+    if high & D_CONFORMING:
+        if dpl > cpl:
+            raise GuestFault(GENERAL_PROTECTION, error)
+    elif dpl != cpl or (rpl_counts and selector & 3 > cpl):
+        raise GuestFault(GENERAL_PROTECTION, error)
+    if not high & D_PRESENT:
+        raise GuestFault(SEGMENT_NOT_PRESENT, error)
+    return low, high
+
+
+def enter(v: VirtualCpu, selector: int, low: int, high: int, eip: int) -> None:
+    """Load CS at the current privilege level and EIP."""
+    if eip > descriptor_limit(low, high):
+        raise GuestFault(GENERAL_PROTECTION)
+    high = v.touch_descriptor(selector, high)
+    v.load_segment(CS, selector & ~3 | v.cpl, low, high)
+    v.cpu.set_eip(eip)
+
+
+def real_mode_style(v: VirtualCpu, selector: int, eip: int) -> None:
+    v.cpu.set_segment(CS, selector, selector << 4, 0xFFFF, 0xFB00)
+    v.cpu.set_eip(eip & 0xFFFF)
+
+
+def far_target(v: VirtualCpu, i: Instruction) -> tuple[int, int]:
+    """(selector, offset) of a far JMP or CALL, immediate or in memory."""
+    if is_memory(i.operands[0]):
+        segment, offset = effective_address(v, i, i.operands[0])
+        target = v.load(v.linear(segment, offset), i.operand_size, v.user)
+        return v.load(v.linear(segment, offset + i.operand_size), 2, v.user), target
+    selector, target = (operand.imm & 0xFFFFFFFF for operand in i.operands)
+    return selector & 0xFFFF, target & (0xFFFF if i.operand_size == 2 else 0xFFFFFFFF)
+
+
+def system_descriptor(v: VirtualCpu, selector: int) -> tuple[int, int] | None:
+    """The descriptor of a gate or TSS, or None if the selector names a code or data segment."""
+    if selector & 0xFFFC == 0:
+        raise GuestFault(GENERAL_PROTECTION)
+    low, high = v.descriptor(selector)
+    return None if high & D_SEGMENT else (low, high)
+
+
+def check_gate(v: VirtualCpu, selector: int, high: int) -> None:
+    if high >> 13 & 3 < max(v.cpl, selector & 3):
+        raise GuestFault(GENERAL_PROTECTION, selector & 0xFFFC)
+    if not high & D_PRESENT:
+        raise GuestFault(SEGMENT_NOT_PRESENT, selector & 0xFFFC)
+
+
+def far_jump(v: VirtualCpu, i: Instruction) -> bool:
+    """JMP ptr16:32 and JMP m16:32."""
+    selector, target = far_target(v, i)
+    if v.virtual_8086:
+        real_mode_style(v, selector, target)
+        return DONE
+    system = system_descriptor(v, selector)
+    if system is None:
+        low, high = check_code(v, selector, v.cpl, True)
+        enter(v, selector, low, high, target)
+        return DONE
+    low, high = system
+    kind = high >> 8 & 15
+    if kind in TSS_TYPES or kind == T_TASK_GATE:
+        check_gate(v, selector, high)
+        tss = low >> 16 if kind == T_TASK_GATE else selector
+        tasks.switch(v, tss, tasks.JUMP, v.cpu.get_eip() + i.size)
+    elif kind in (T_CALL, T_CALL_16):
+        check_gate(v, selector, high)
+        code = low >> 16
+        offset = low & 0xFFFF | (high & 0xFFFF0000 if kind == T_CALL else 0)
+        low, high = check_code(v, code, v.cpl, False)
+        enter(v, code, low, high, offset)
+    else:
+        raise GuestFault(GENERAL_PROTECTION, selector & 0xFFFC)
+    return DONE
+
+
+def far_call(v: VirtualCpu, i: Instruction) -> bool:
+    """CALL ptr16:32 and CALL m16:32."""
+    selector, target = far_target(v, i)
+    following = v.cpu.get_eip() + i.size & 0xFFFFFFFF
+    here = v.segment(CS)[0]
+    stack = Stack.current(v)
+    if v.virtual_8086:
+        stack.push(i.operand_size, here)
+        stack.push(i.operand_size, following)
+        v.set_stack(stack.offset)
+        real_mode_style(v, selector, target)
+        return DONE
+    system = system_descriptor(v, selector)
+    if system is None:
+        low, high = check_code(v, selector, v.cpl, True)
+        stack.push(i.operand_size, here)
+        stack.push(i.operand_size, following)
+        enter(v, selector, low, high, target)
+        v.set_stack(stack.offset)
+        return DONE
+    low, high = system
+    kind = high >> 8 & 15
+    if kind in TSS_TYPES or kind == T_TASK_GATE:
+        check_gate(v, selector, high)
+        tss = low >> 16 if kind == T_TASK_GATE else selector
+        tasks.switch(v, tss, tasks.CALL, following)
+    elif kind in (T_CALL, T_CALL_16):
+        check_gate(v, selector, high)
+        call_gate(v, low, high, here, following)
+    else:
+        raise GuestFault(GENERAL_PROTECTION, selector & 0xFFFC)
+    return DONE
+
+
+def call_gate(v: VirtualCpu, gate_low: int, gate_high: int, here: int, following: int) -> None:
+    """CALL through a call gate, to the same or a more privileged level (SDM 3A, 5.8.4-5.8.5)."""
+    code = gate_low >> 16
+    wide = gate_high >> 8 & 15 == T_CALL
+    size = 4 if wide else 2
+    target = gate_low & 0xFFFF | (gate_high & 0xFFFF0000 if wide else 0)
+    if code & 0xFFFC == 0:
+        raise GuestFault(GENERAL_PROTECTION)
+    low, high = v.descriptor(code)
+    dpl = high >> 13 & 3
+    if not high & D_SEGMENT or not high & D_CODE or dpl > v.cpl:
+        raise GuestFault(GENERAL_PROTECTION, code & 0xFFFC)
+    if not high & D_PRESENT:
+        raise GuestFault(SEGMENT_NOT_PRESENT, code & 0xFFFC)
+    old = Stack.current(v)
+    if high & D_CONFORMING or dpl == v.cpl:
+        old.push(size, here)
+        old.push(size, following)
+        enter(v, code, low, high, target)
+        v.set_stack(old.offset)
+        return
+    ss, esp = tasks.inner_stack(v, dpl)
+    ss_low, ss_high = check_stack_segment(v, ss, dpl, INVALID_TSS)
+    parameters = [old.pop(size) for _ in range(gate_high & 31)]
+    mask = 0xFFFFFFFF if ss_high & D_BIG else 0xFFFF
+    new = Stack(v, stack_base(ss_low, ss_high), esp, mask, dpl == 3)
+    new.push(size, v.segment(SS)[0])
+    new.push(size, v.cpu.general(ESP))
+    for parameter in reversed(parameters):
+        new.push(size, parameter)
+    new.push(size, here)
+    new.push(size, following)
+    if target > descriptor_limit(low, high):
+        raise GuestFault(GENERAL_PROTECTION)
+    ss_high = v.touch_descriptor(ss, ss_high)
+    high = v.touch_descriptor(code, high)
+    v.cpl = dpl
+    v.load_segment(SS, ss, ss_low, ss_high)
+    v.load_segment(CS, code & ~3 | dpl, low, high)
+    v.set_stack(new.offset)
+    v.cpu.set_eip(target)
+
+
+def stack_base(low: int, high: int) -> int:
+    return low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000
+
+
+def far_return(v: VirtualCpu, i: Instruction) -> bool:
+    """RETF and RETF imm16."""
+    release = i.operands[0].imm & 0xFFFF if i.operands else 0
+    stack = Stack.current(v)
+    eip = stack.pop(i.operand_size)
+    selector = stack.pop(i.operand_size) & 0xFFFF
+    stack.skip(release)
+    if v.virtual_8086:
+        v.set_stack(stack.offset)
+        real_mode_style(v, selector, eip)
+    else:
+        return_to(v, stack, selector, eip, i.operand_size, None, release)
+    return DONE
+
+
+def interrupt_return(v: VirtualCpu, i: Instruction) -> bool:
+    """IRET in all its forms: same level, outer level, to virtual-8086 mode, to the previous task."""
+    size = i.operand_size
+    stack = Stack.current(v)
+    if v.virtual_8086:
+        if v.iopl != 3:
+            raise GuestFault(GENERAL_PROTECTION)
+        eip, selector, flags = stack.pop(size), stack.pop(size) & 0xFFFF, stack.pop(size)
+        set_flags(v, flags, size, changes=ARITHMETIC | TF | DF | NT | AC | ID | IF)
+        v.set_stack(stack.offset)
+        real_mode_style(v, selector, eip)
+        return DONE
+    if v.eflags & NT:
+        tasks.switch_back(v, v.cpu.get_eip() + i.size)
+        return DONE
+    eip = stack.pop(size)
+    selector = stack.pop(size) & 0xFFFF
+    flags = stack.pop(size)
+    if size == 4 and flags & VM and v.cpl == 0:
+        return_to_virtual_8086(v, stack, selector, eip, flags)
+        return DONE
+    return_to(v, stack, selector, eip, size, flags, 0)
+    return DONE
+
+
+def set_flags(v: VirtualCpu, flags: int, size: int, changes: int) -> None:
+    """Let a popped image of FLAGS change the bits ``changes`` of EFLAGS."""
+    if size == 2:
+        changes &= 0xFFFF
+    v.eflags = v.eflags & ~changes | flags & changes
+
+
+def return_to(
+    v: VirtualCpu, stack: Stack, selector: int, eip: int, size: int, flags: int | None, release: int
+) -> None:
+    """The protected-mode part of RETF and IRET: to the same level or an outer one."""
+    error = selector & 0xFFFC
+    if error == 0:
+        raise GuestFault(GENERAL_PROTECTION)
+    low, high = v.descriptor(selector)
+    rpl = selector & 3
+    dpl = high >> 13 & 3
+    is_code = high & D_SEGMENT and high & D_CODE
+    if not is_code or rpl < v.cpl or (dpl > rpl if high & D_CONFORMING else dpl != rpl):
+        raise GuestFault(GENERAL_PROTECTION, error)
+    if not high & D_PRESENT:
+        raise GuestFault(SEGMENT_NOT_PRESENT, error)
+    changes = ARITHMETIC | TF | DF | NT | AC | ID
+    if v.cpl == 0:
+        changes |= IOPL | VIF | VIP
+    if v.cpl <= v.iopl:
+        changes |= IF
+    if rpl == v.cpl:
+        if eip > descriptor_limit(low, high):
+            raise GuestFault(GENERAL_PROTECTION)
+        enter(v, selector, low, high, eip)
+        v.set_stack(stack.offset)
+    else:
+        esp = stack.pop(size)
+        ss = stack.pop(size) & 0xFFFF
+        ss_low, ss_high = check_stack_segment(v, ss, rpl)
+        if eip > descriptor_limit(low, high):
+            raise GuestFault(GENERAL_PROTECTION)
+        ss_high = v.touch_descriptor(ss, ss_high)
+        high = v.touch_descriptor(selector, high)
+        v.cpl = rpl
+        v.load_segment(SS, ss, ss_low, ss_high)
+        v.load_segment(CS, selector, low, high)
+        mask = v.stack_mask
+        v.cpu.set_general(ESP, esp if mask != 0xFFFF else v.cpu.general(ESP) & ~mask | esp & mask)
+        v.set_stack(v.cpu.general(ESP) + release)
+        v.cpu.set_eip(eip)
+        drop_inner_segments(v)
+    if flags is not None:
+        set_flags(v, flags, size, changes)
+
+
+def drop_inner_segments(v: VirtualCpu) -> None:
+    """Data segments of an inner level become null on the way out (SDM 2, RET)."""
+    for index in (ES, DS, FS, GS):
+        _, _, _, high = v.segment(index)
+        conforming = high & D_CODE and high & D_CONFORMING
+        if high & D_SEGMENT and high >> 13 & 3 < v.cpl and not conforming:
+            v.cpu.set_segment(index, 0, 0, 0, 0)
+
+
+def return_to_virtual_8086(v: VirtualCpu, stack: Stack, selector: int, eip: int, flags: int) -> None:
+    """IRET with VM set in the image, at CPL 0 (SDM 3B, 20.2.3)."""
+    esp, ss, es, ds, fs, gs = (stack.pop(4) for _ in range(6))
+    v.cpl = 3
+    v.eflags = flags
+    for index, value in ((ES, es), (CS, selector), (SS, ss), (DS, ds), (FS, fs), (GS, gs)):
+        value &= 0xFFFF
+        v.cpu.set_segment(index, value, value << 4, 0xFFFF, 0xFB00 if index == CS else 0xF300)
+    v.cpu.set_general(ESP, esp)
+    v.cpu.set_eip(eip & 0xFFFF)

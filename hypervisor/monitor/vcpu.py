@@ -1,0 +1,297 @@
+"""The virtual CPU: the registers that the guest believes to have, and its view of memory.
+
+What de-privileging does not change (general registers, arithmetic flags, FPU) lives in the emulated
+CPU itself; what it does is kept here: control and system registers, the privilege level, IF and IOPL,
+and how each segment looks to the guest. ``real_ring`` is the mapping that the technique chose, so that
+everything above works in the guest's terms alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from hypervisor.ext.cpu import Cpu
+from hypervisor.ext.memory import PhysicalMemory
+from hypervisor.hardware.faults import GENERAL_PROTECTION, GuestFault
+from hypervisor.paging.physical import NOWHERE
+from hypervisor.paging.shadow import ShadowPaging
+
+EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI = range(8)
+ES, CS, SS, DS, FS, GS = range(6)
+
+CF, PF, AF, ZF, SF, TF, IF, DF, OF = (1 << i for i in (0, 2, 4, 6, 7, 8, 9, 10, 11))
+IOPL = 3 << 12
+NT = 1 << 14
+RF = 1 << 16
+VM = 1 << 17
+AC = 1 << 18
+VIF = 1 << 19
+VIP = 1 << 20
+ID = 1 << 21
+
+NATIVE = 0x8D5 | DF | TF | NT | VM | AC | ID
+"""EFLAGS bits that the emulated CPU itself keeps for the guest."""
+VIRTUAL = IF | IOPL | VIF | VIP
+"""EFLAGS bits that the monitor keeps: a kernel without privilege cannot change the real ones."""
+REAL_IF = IF | 2
+"""What the real EFLAGS always holds: interrupts on, IOPL 0."""
+
+CR0_PE = 1
+CR0_MP = 2
+CR0_EM = 4
+CR0_TS = 8
+CR0_ET = 0x10
+CR0_NE = 0x20
+CR0_WP = 0x10000
+CR0_AM = 0x40000
+CR0_NW = 0x20000000
+CR0_CD = 0x40000000
+CR0_PG = 0x80000000
+CR0_BITS = 0xE005003F
+
+# The second word of a descriptor (SDM 3A, 3.4.5).
+D_ACCESSED = 1 << 8
+D_WRITABLE = 1 << 9
+D_READABLE = 1 << 9
+D_CONFORMING = 1 << 10
+D_CODE = 1 << 11
+D_SEGMENT = 1 << 12
+D_PRESENT = 1 << 15
+D_AVL = 1 << 20
+D_BIG = 1 << 22
+D_GRANULAR = 1 << 23
+
+NEVER = -1
+
+
+def descriptor_base(low: int, high: int) -> int:
+    return low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000
+
+
+def descriptor_limit(low: int, high: int) -> int:
+    """The limit in bytes."""
+    limit = low & 0xFFFF | high & 0xF0000
+    return limit << 12 | 0xFFF if high & D_GRANULAR else limit
+
+
+class Hidden:
+    """LDTR or TR: a system segment register with its hidden part; ``high`` is 0 where it is unusable."""
+
+    def __init__(self, selector: int = 0, base: int = 0, limit: int = 0, high: int = 0) -> None:
+        self.selector = selector
+        self.base = base
+        self.limit = limit
+        self.high = high
+
+
+class Ports(Protocol):
+    """The I/O ports of the machine around the CPU."""
+
+    def read_port(self, port: int, size: int) -> int: ...
+
+    def write_port(self, port: int, size: int, value: int) -> None: ...
+
+
+class VirtualCpu:
+    """One virtual CPU on one emulated one. ``bus`` and ``now`` (virtual time in ns) connect it to its machine."""
+
+    bus: Ports
+    now: Callable[[], int]
+
+    def __init__(
+        self, cpu: Cpu, memory: PhysicalMemory, paging: ShadowPaging, real_ring: Callable[[int], int]
+    ) -> None:
+        self.cpu = cpu
+        self.memory = memory
+        self.paging = paging
+        self.rings = [real_ring(cpl) for cpl in range(4)]
+        self.cpl = 0
+        self.flags = 0
+        """The VIRTUAL bits of EFLAGS."""
+        self.shadow_at = NEVER
+        """Count of retired instructions at which interrupts wait for one more (after STI, MOV SS)."""
+        self.halted = False
+        self.cr0 = CR0_ET
+        self.cr2 = 0
+        self.cr3 = 0
+        self.cr4 = 0
+        self.debug = [0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400]
+        self.gdt_base = 0
+        self.gdt_limit = 0xFFFF
+        self.idt_base = 0
+        self.idt_limit = 0xFFFF
+        self.ldtr = Hidden()
+        self.tr = Hidden(high=0x8B00, limit=0xFFFF)
+        self.msrs: dict[int, int] = {}
+
+    # ---------------------------------------------------------------- flags
+
+    @property
+    def eflags(self) -> int:
+        """EFLAGS as the guest believes them to be."""
+        return self.cpu.get_eflags() & NATIVE | self.flags | 2
+
+    @eflags.setter
+    def eflags(self, value: int) -> None:
+        self.flags = value & VIRTUAL
+        self.cpu.set_eflags(value & NATIVE | REAL_IF)
+
+    @property
+    def iopl(self) -> int:
+        return self.flags >> 12 & 3
+
+    @property
+    def virtual_8086(self) -> bool:
+        return self.cpu.get_eflags() & VM != 0
+
+    def interruptible(self) -> bool:
+        """Would the processor take an external interrupt before the next instruction?"""
+        return self.flags & IF != 0 and not self.shadowed()
+
+    def shadowed(self) -> bool:
+        """Are interrupts held back until one more instruction has run?"""
+        return self.shadow_at == self.cpu.get_retired() or self.cpu.shadowed()
+
+    def hold_interrupts(self) -> None:
+        """The instruction that is being emulated holds interrupts back for one more after itself."""
+        self.shadow_at = self.cpu.get_retired() + 1
+
+    # ---------------------------------------------------------------- control registers
+
+    def set_control(self, cr0: int, cr3: int, cr4: int) -> None:
+        """Load CR0, CR3 and CR4 together and let paging and the FPU know."""
+        self.cr0 = cr0 & CR0_BITS | CR0_ET
+        self.cr3 = cr3
+        self.cr4 = cr4
+        self.cpu.set_fpu_control(self.cr0)
+        self.paging.set_control(self.cr0, cr3, cr4)
+
+    # ---------------------------------------------------------------- segments
+
+    def segment(self, index: int) -> tuple[int, int, int, int]:
+        """(selector, base, limit, second word of the descriptor) of a segment register, in the guest's terms."""
+        cpu = self.cpu
+        selector = cpu.selector(index)
+        high = cpu.segment_flags(index)
+        if not cpu.get_eflags() & VM:
+            if index in (CS, SS):
+                selector = selector & ~3 | self.cpl
+            if high & D_SEGMENT:
+                # A descriptor of DPL 0 is loaded with the kernel's real ring; AVL tells it from a true DPL 1.
+                if high >> 13 & 3 == self.rings[0] and not high & D_AVL:
+                    high &= ~(3 << 13)
+                high &= ~D_AVL
+        return selector, cpu.segment_base(index), cpu.segment_limit(index), high
+
+    def set_segment(self, index: int, selector: int, base: int, limit: int, high: int) -> None:
+        """Load a segment register. For SS in protected mode, ``cpl`` must be up to date before."""
+        if not self.cpu.get_eflags() & VM:
+            dpl = high >> 13 & 3
+            high &= ~D_AVL
+            if high & D_SEGMENT:
+                high = high & ~(3 << 13) | self.rings[dpl] << 13
+                if dpl and self.rings[dpl] == self.rings[0]:
+                    high |= D_AVL
+            if index in (CS, SS):
+                selector = selector & ~3 | self.rings[self.cpl]
+        self.cpu.set_segment(index, selector, base, limit, high & 0xFFFFFF00)
+
+    def load_segment(self, index: int, selector: int, low: int, high: int) -> None:
+        """Load a segment register from a descriptor that was checked."""
+        self.set_segment(index, selector, descriptor_base(low, high), descriptor_limit(low, high), high)
+
+    @property
+    def code_base(self) -> int:
+        return self.cpu.segment_base(CS)
+
+    def linear(self, index: int, offset: int) -> int:
+        return self.cpu.segment_base(index) + offset & 0xFFFFFFFF
+
+    # ---------------------------------------------------------------- stack
+
+    @property
+    def stack_mask(self) -> int:
+        """0xffffffff or 0xffff, by the B bit of SS."""
+        return 0xFFFFFFFF if self.cpu.segment_flags(SS) & D_BIG else 0xFFFF
+
+    def set_stack(self, offset: int) -> None:
+        """ESP or SP := offset."""
+        mask = self.stack_mask
+        self.cpu.set_general(ESP, self.cpu.general(ESP) & ~mask | offset & mask)
+
+    # ---------------------------------------------------------------- memory, as the guest sees it
+
+    def load(self, gva: int, size: int, user: bool = False) -> int:
+        """Load 1, 2 or 4 bytes at a linear address. Raises GuestFault like a load instruction."""
+        value = self.memory.load_virtual(self.paging.root, gva & 0xFFFFFFFF, size, user)
+        if value >= 0:
+            return value
+        return int.from_bytes(self.read(gva, size, user), "little")
+
+    def store(self, gva: int, size: int, value: int, user: bool = False) -> None:
+        """Store 1, 2 or 4 bytes at a linear address. Raises GuestFault like a store instruction."""
+        value &= (1 << 8 * size) - 1
+        if not self.memory.store_virtual(self.paging.root, gva & 0xFFFFFFFF, size, value, user):
+            self.write(gva, value.to_bytes(size, "little"), user)
+
+    def read(self, gva: int, size: int, user: bool = False) -> bytes:
+        """Any number of bytes; where there is no memory they are 0xff."""
+        parts = []
+        while size:
+            gva &= 0xFFFFFFFF
+            here = min(size, 4096 - (gva & 0xFFF))
+            hpa = self.paging.host_address(gva, False, user)
+            parts.append(b"\xff" * here if hpa == NOWHERE else self.memory.read(hpa, here))
+            gva += here
+            size -= here
+        return b"".join(parts)
+
+    def write(self, gva: int, data: bytes, user: bool = False) -> None:
+        """Any number of bytes. All pages are checked before the first byte is stored."""
+        pieces = []
+        at = 0
+        while at < len(data):
+            gva &= 0xFFFFFFFF
+            here = min(len(data) - at, 4096 - (gva & 0xFFF))
+            pieces.append((self.paging.host_address(gva, True, user), data[at : at + here]))
+            gva += here
+            at += here
+        for hpa, piece in pieces:
+            if hpa != NOWHERE:
+                self.memory.write(hpa, piece)
+
+    @property
+    def user(self) -> bool:
+        """Do the guest's own accesses count as user accesses?"""
+        return self.cpl == 3
+
+    # ---------------------------------------------------------------- descriptors
+
+    def descriptor(self, selector: int, vector: int = GENERAL_PROTECTION) -> tuple[int, int]:
+        """The two words of a descriptor in the guest's GDT or LDT.
+
+        Raises GuestFault(``vector``, selector) if it lies beyond the table's limit.
+        """
+        if selector & 4:
+            base, limit = self.ldtr.base, self.ldtr.limit
+            if not self.ldtr.high:
+                raise GuestFault(vector, selector & 0xFFFC)
+        else:
+            base, limit = self.gdt_base, self.gdt_limit
+        offset = selector & 0xFFF8
+        if offset + 7 > limit:
+            raise GuestFault(vector, selector & 0xFFFC)
+        return self.load(base + offset, 4), self.load(base + offset + 4, 4)
+
+    def touch_descriptor(self, selector: int, high: int) -> int:
+        """Set the Accessed bit of a descriptor in memory, as loading it does; returns the new second word."""
+        if high & D_ACCESSED:
+            return high
+        high |= D_ACCESSED
+        self.store_descriptor_high(selector, high)
+        return high
+
+    def store_descriptor_high(self, selector: int, high: int) -> None:
+        base = self.ldtr.base if selector & 4 else self.gdt_base
+        self.store(base + (selector & 0xFFF8) + 4, 4, high)

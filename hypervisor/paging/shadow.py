@@ -1,0 +1,237 @@
+"""Shadow page tables: what the emulated CPU walks instead of the guest's tables.
+
+They are real x86 tables (PAE with NX, Intel SDM 3A, 4.4) in the monitor's memory, empty at first. An
+access to what is not there exits as a page fault; then the guest's tables are walked, and either the
+guest gets the fault, which is its own, or the entry is filled and the instruction runs again. The fault
+was *hidden*: the guest cannot tell. Loading CR3 empties the shadow, INVLPG one entry: this is the form
+that takes the guest at its word when it flushes ("virtual TLB").
+
+A frame of RAM is at any time either *data* or *code*:
+
+* data: its mappings are NX (stores are ten times faster through them on this CPU), writable if the
+  guest's tables are and the guest's Dirty bit is set;
+* code: its mappings may be executed and are read-only, whatever the guest's tables say.
+
+A fetch from a data frame makes it code, a store to a code frame makes it data again and throws away what
+was translated from it. So no store ever meets translated code: self-modifying code is exact by
+construction, through aliases and from devices too. A store into the very page that the instruction
+itself is in could go back and forth for ever; such an instruction is *lent* the page, writable, for one
+step. The same loan serves stores to addresses without memory, which go into a sink for one instruction.
+"""
+
+from __future__ import annotations
+
+from hypervisor.ext.cpu import ONES, POOL, SINK, Cpu
+from hypervisor.ext.memory import MONITOR_SIZE, PhysicalMemory
+from hypervisor.paging.physical import NOWHERE, RAM_BASE, PhysicalMap
+from hypervisor.paging.walk import DIRTY, PRESENT, USER, WRITABLE, GuestTables
+
+NX = 1 << 63
+ADDRESS = 0x000FFFFFFFFFF000
+LINK = 0x7
+"""Rights in the upper levels: everything; the last level decides."""
+
+
+class ShadowPaging:
+    """The shadow of the guest's current address space."""
+
+    def __init__(self, memory: PhysicalMemory, cpu: Cpu, physical: PhysicalMap) -> None:
+        self.memory = memory
+        self.cpu = cpu
+        self.physical = physical
+        self.guest = GuestTables(memory, physical)
+        self.code = bytearray(physical.size >> 12)
+        """For each guest frame: is it code?"""
+        self.loans: list[tuple[int, int]] = []
+        """Pages lent for one instruction: (linear address, the entry to put back)."""
+        self.fills = 0
+        self.root = POOL
+        self.directories = [POOL + 0x1000 * (i + 1) for i in range(4)]
+        self.free = list(range(MONITOR_SIZE - 0x1000, POOL + 0x5000 - 1, -0x1000))
+        self.tables: dict[int, int] = {}
+        """Shadow page tables in use: number of the 2 MiB region -> host-physical frame."""
+        self.large: set[int] = set()
+        """4 MiB regions of which something was filled from a 4 MiB guest page."""
+        for frame in (self.root, *self.directories):
+            memory.clear_frame(frame)
+        for i, frame in enumerate(self.directories):
+            memory.store64(self.root + 8 * i, frame | PRESENT)
+        cpu.load_root(self.root)
+
+    # ---------------------------------------------------------------- what the guest does to its tables
+
+    def set_control(self, cr0: int, cr3: int, cr4: int) -> None:
+        """The guest loaded a control register: forget every translation, as its TLB would."""
+        guest = self.guest
+        guest.enabled = cr0 & 0x80000000 != 0
+        guest.write_protect = cr0 & 0x10000 != 0
+        guest.large_pages = cr4 & 0x10 != 0
+        guest.directory = cr3 & ~0xFFF
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget every shadow entry. A hidden matter: the guest cannot tell."""
+        for region, frame in self.tables.items():
+            self.memory.store64(self.directories[region >> 9] + (region & 511) * 8, 0)
+            self.free.append(frame)
+        self.tables.clear()
+        self.large.clear()
+        self.cpu.flush_tlb()
+
+    def invalidate(self, gva: int) -> None:
+        """INVLPG: forget the page (of whatever size) that holds ``gva``."""
+        if gva >> 22 in self.large:
+            self.large.discard(gva >> 22)
+            for region in (gva >> 21 & ~1, gva >> 21 | 1):
+                if region in self.tables:
+                    self.memory.clear_frame(self.tables[region])
+        elif gva >> 21 in self.tables:
+            self.memory.store64(self.slot(gva), 0)
+        else:
+            return
+        self.cpu.flush_tlb()
+
+    # ---------------------------------------------------------------- filling
+
+    def slot(self, gva: int) -> int:
+        """Host-physical address of the last-level entry for ``gva``; its table is made if need be."""
+        region = gva >> 21
+        table = self.tables.get(region)
+        if table is None:
+            if not self.free:
+                self.drop()
+            table = self.free.pop()
+            self.memory.clear_frame(table)
+            self.memory.store64(self.directories[region >> 9] + (region & 511) * 8, table | LINK)
+            self.tables[region] = table
+        return table + (gva >> 12 & 511) * 8
+
+    def fault(self, gva: int, write: bool, user: bool, fetch: bool, eip: int) -> None:
+        """A page fault exited: fill what is missing, or raise GuestFault if the fault is the guest's.
+
+        ``eip`` is the linear address of the instruction.
+        """
+        self.fills += 1
+        page = self.guest.walk(gva, write, user)
+        hpa = self.physical.hpa(page.gpa)
+        slot = self.slot(gva)
+        if page.large:
+            self.large.add(gva >> 22)
+        if hpa == NOWHERE:
+            self.fill_hole(gva, slot, write, page.user)
+            return
+        entry = hpa | PRESENT | (USER if page.user else 0)
+        frame = page.gpa >> 12
+        if fetch:
+            self.make_code(frame)
+        elif write and self.code[frame]:
+            if self.executes_from(frame, eip):
+                self.lend(gva, slot, entry | WRITABLE, entry)
+                return
+            self.make_data(frame)
+        if not self.code[frame]:
+            entry |= NX
+            if page.writable and page.dirty:
+                entry |= WRITABLE
+            elif write:
+                # A supervisor store to a read-only page with CR0.WP clear. The real WP is always set, so
+                # the page becomes writable, and for as long as it is, it is the supervisor's alone.
+                entry = (entry | WRITABLE) & ~USER
+        old = self.memory.load64(slot)
+        self.memory.store64(slot, entry)
+        if old & PRESENT and old & ~entry & (WRITABLE | USER):
+            self.cpu.flush_tlb()
+
+    def fill_hole(self, gva: int, slot: int, write: bool, user: bool) -> None:
+        entry = ONES | PRESENT | (USER if user else 0)
+        if write:
+            self.memory.write(SINK, b"\xff" * 4096)
+            self.lend(gva, slot, SINK | (entry & ~ADDRESS) | WRITABLE | NX, entry)
+        else:
+            self.memory.store64(slot, entry)
+
+    def executes_from(self, frame: int, eip: int) -> bool:
+        """Does the instruction at linear address ``eip`` (at most 15 bytes) lie in this guest frame?"""
+        hpa = RAM_BASE + (frame << 12)
+        first = self.memory.shadow_entry(self.root, eip & 0xFFFFFFFF)
+        last = self.memory.shadow_entry(self.root, eip + 14 & 0xFFFFFFFF)
+        return hpa in (first & ADDRESS, last & ADDRESS)
+
+    # ---------------------------------------------------------------- code and data
+
+    def make_code(self, frame: int) -> None:
+        """Instructions are about to be fetched from this guest frame: nobody may store to it unseen."""
+        if not self.code[frame]:
+            self.code[frame] = 1
+            if self.memory.rewrite_mappings(self.root, RAM_BASE + (frame << 12), WRITABLE, 0):
+                self.cpu.flush_tlb()
+
+    def make_data(self, frame: int) -> None:
+        """This guest frame is about to be stored to: forget what was translated from it."""
+        if self.code[frame]:
+            self.code[frame] = 0
+            hpa = RAM_BASE + (frame << 12)
+            self.memory.rewrite_mappings(self.root, hpa, 0, NX)
+            self.cpu.forget_frame(hpa)
+
+    def forget_code(self) -> None:
+        """All of RAM may have changed: drop everything that was derived from it."""
+        self.code[:] = bytes(len(self.code))
+        self.drop()
+        self.cpu.forget_all()
+
+    # ---------------------------------------------------------------- loans
+
+    def lend(self, gva: int, slot: int, entry: int, after: int) -> None:
+        """Map ``gva`` by ``entry`` until the current instruction is over, then by ``after``."""
+        self.memory.store64(slot, entry)
+        self.loans.append((gva, after))
+        self.cpu.flush_tlb()
+
+    def return_loans(self) -> None:
+        for gva, after in self.loans:
+            if gva >> 21 in self.tables:
+                self.memory.store64(self.slot(gva), after)
+        self.loans.clear()
+        self.cpu.flush_tlb()
+
+    # ---------------------------------------------------------------- the monitor's own accesses
+
+    def host_address(self, gva: int, write: bool, user: bool) -> int:
+        """Where an access of the guest that the monitor carries out goes: a host-physical address, or
+        NOWHERE. Raises GuestFault like the access itself."""
+        hpa = self.memory.translate(self.root, gva, write, user)
+        if hpa >= 0:
+            return hpa if hpa >= RAM_BASE else NOWHERE
+        page = self.guest.walk(gva, write, user)
+        hpa = self.physical.hpa(page.gpa)
+        if hpa == NOWHERE:
+            return NOWHERE
+        if write:
+            self.make_data(page.gpa >> 12)
+        return hpa + (gva & 0xFFF)
+
+    def about_to_write(self, gpa: int, size: int) -> None:
+        """The monitor or a device stores to guest-physical memory behind the CPU's back."""
+        for frame in range(gpa >> 12, (gpa + size + 4095) >> 12):
+            if frame < len(self.code):
+                self.make_data(frame)
+
+    def explain(self, gva: int) -> list[tuple[str, int, int]]:
+        """The shadow levels of a translation as (name, address of the entry, entry)."""
+        at = self.root + (gva >> 30) * 8
+        entry = self.memory.load64(at)
+        levels = [("PDPTE", at, entry)]
+        for name, shift in (("PDE", 21), ("PTE", 12)):
+            if not entry & PRESENT:
+                break
+            at = (entry & ADDRESS) + (gva >> shift & 511) * 8
+            entry = self.memory.load64(at)
+            levels.append((name, at, entry))
+        return levels
+
+    def statistics(self) -> dict[str, int]:
+        return {"fills": self.fills, "tables": len(self.tables), "code frames": sum(self.code)}
+
+
+__all__ = ["DIRTY", "ShadowPaging"]

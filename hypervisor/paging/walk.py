@@ -1,0 +1,107 @@
+"""Walking the guest's own page tables, as its processor would (Intel SDM 3A, 4.3 and 4.6-4.8).
+
+32-bit paging with 4 KiB pages and, when CR4.PSE says so, 4 MiB pages. A walk that succeeds sets the
+Accessed bits on the way and, for a store, the Dirty bit, in the guest's memory.
+"""
+
+from __future__ import annotations
+
+from hypervisor.ext.memory import PhysicalMemory
+from hypervisor.hardware.faults import PAGE_FAULT, GuestFault
+from hypervisor.paging.physical import NOWHERE, PhysicalMap
+
+PRESENT = 0x001
+WRITABLE = 0x002
+USER = 0x004
+ACCESSED = 0x020
+DIRTY = 0x040
+LARGE = 0x080
+
+ONES = 0xFFFFFFFF
+
+
+class Translation:
+    """What a walk found: the page's guest-physical address and what the guest may do there."""
+
+    def __init__(self, gpa: int, writable: bool, user: bool, dirty: bool, large: bool) -> None:
+        self.gpa = gpa
+        self.writable = writable
+        self.user = user
+        self.dirty = dirty
+        self.large = large
+
+
+class GuestTables:
+    """The page tables that CR0, CR3 and CR4 of the guest describe."""
+
+    def __init__(self, memory: PhysicalMemory, physical: PhysicalMap) -> None:
+        self.memory = memory
+        self.physical = physical
+        self.enabled = False
+        self.write_protect = False
+        self.large_pages = False
+        self.directory = 0
+
+    def load(self, gpa: int) -> int:
+        """A table entry; ones where there is no memory."""
+        hpa = self.physical.hpa(gpa)
+        return ONES if hpa == NOWHERE else self.memory.load32(hpa)
+
+    def set_bits(self, gpa: int, entry: int, bits: int) -> int:
+        """Set bits of a table entry in guest memory (where there is memory) and return the entry."""
+        if entry & bits != bits:
+            entry |= bits
+            hpa = self.physical.hpa(gpa)
+            if hpa != NOWHERE:
+                self.memory.store32(hpa, entry)
+        return entry
+
+    def walk(self, gva: int, write: bool, user: bool) -> Translation:
+        """Translate for an access; raises GuestFault (#PF) with the error code of SDM 3A, 4.7.
+
+        There is no execute-disable in 32-bit tables, so a fetch is a read.
+        """
+        if not self.enabled:
+            return Translation(gva & ~0xFFF, True, True, True, False)
+        directory_at = self.directory + (gva >> 22) * 4
+        upper = self.load(directory_at)
+        reason = (2 if write else 0) | (4 if user else 0)
+        if not upper & PRESENT:
+            raise GuestFault(PAGE_FAULT, reason, gva)
+        if upper & LARGE and self.large_pages:
+            self.check(upper, write, user, reason, gva)
+            upper = self.set_bits(directory_at, upper, ACCESSED | (DIRTY if write else 0))
+            gpa = (upper & 0xFFC00000) | (gva & 0x003FF000)
+            return Translation(
+                gpa, upper & WRITABLE != 0, upper & USER != 0, upper & DIRTY != 0, True
+            )
+        table_at = (upper & ~0xFFF) + (gva >> 12 & 1023) * 4
+        lower = self.load(table_at)
+        if not lower & PRESENT:
+            raise GuestFault(PAGE_FAULT, reason, gva)
+        both = upper & lower
+        self.check(both, write, user, reason, gva)
+        self.set_bits(directory_at, upper, ACCESSED)
+        lower = self.set_bits(table_at, lower, ACCESSED | (DIRTY if write else 0))
+        return Translation(
+            lower & ~0xFFF, both & WRITABLE != 0, both & USER != 0, lower & DIRTY != 0, False
+        )
+
+    def check(self, rights: int, write: bool, user: bool, reason: int, gva: int) -> None:
+        """Raise #PF if ``rights`` (of all levels together) forbid the access."""
+        if user and not rights & USER:
+            raise GuestFault(PAGE_FAULT, reason | 1, gva)
+        if write and not rights & WRITABLE and (user or self.write_protect):
+            raise GuestFault(PAGE_FAULT, reason | 1, gva)
+
+    def explain(self, gva: int) -> list[tuple[str, int, int]]:
+        """The levels of a translation as (name, address of the entry, entry), without side effects."""
+        if not self.enabled:
+            return []
+        at = self.directory + (gva >> 22) * 4
+        upper = self.load(at)
+        levels = [("PDE", at, upper)]
+        if upper & PRESENT and not (upper & LARGE and self.large_pages):
+            at = (upper & ~0xFFF) + (gva >> 12 & 1023) * 4
+            levels.append(("PTE", at, self.load(at)))
+        return levels
