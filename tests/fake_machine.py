@@ -91,6 +91,13 @@ class FakeMachine:
     def disassemble(self, gva, count):
         return [(gva + i, b"\x90", "nop") for i in range(count)]
 
+    def translate(self, gva):
+        guest = [("PDE", 0x1000 + (gva >> 22) * 4, 0x2067), ("PTE", 0x2000, 0x5025)]
+        shadow = [("PDPTE", 0x20, 0x3001), ("PDE", 0x3000, 0x4067), ("PTE", 0x4000, 0x8000000001005025)]
+        if gva >= 1 << 31:
+            guest, shadow = [("PDE", 0x1000, 0x6)], [("PDPTE", 0x20, 0)]
+        return SimpleNamespace(guest=guest, shadow=shadow)
+
     def exit_counts(self):
         return {"#GP": 30, "#PF": 70, "SHUTDOWN": 0}
 
