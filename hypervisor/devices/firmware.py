@@ -40,6 +40,9 @@ _PICS = (
 _SERIAL_PROBE = ((0x3F9, 0x02), (0x3F9, 0x00))
 """Enabling the transmitter's interrupt raises IRQ 4, and its edge stays in the 8259."""
 
+_INDEXES = ((0x70, 0x00), (0x3C4, 0x00), (0x3CE, 0x05), (0x3D4, 0x0F))
+"""The registers that were selected last."""
+
 _CRTC = bytes.fromhex("5f4f50825581bf1f004f0d0e000000a09c8e8f281f96b9a3ff")
 _SEQUENCER = bytes.fromhex("0300030002")
 _GRAPHICS = bytes.fromhex("0000000000100e0fff")
@@ -73,6 +76,7 @@ def _set_mode_3(bus: Bus) -> None:
     for index, value in enumerate(_ATTRIBUTE):
         bus.write(0x3C0, 1, index)
         bus.write(0x3C0, 1, value)
+    bus.read(0x3DA, 1)
     bus.write(0x3C0, 1, 0x20)  # screen on
     bus.write(0x3C8, 1, 0)
     for value in _default_palette():
@@ -88,3 +92,5 @@ def hand_over(bus: Bus) -> None:
     for port, value in _DMA + _TIMER + _PICS + _SERIAL_PROBE:
         bus.write(port, 1, value)
     _set_mode_3(bus)
+    for port, value in _INDEXES:
+        bus.write(port, 1, value)

@@ -96,15 +96,20 @@ class I8042(Device):
         self._set_keyboard_line(1 if keyboard_irq else 0)
         self._set_mouse_line(1 if full and mouse and mode & MODE_MOUSE_IRQ else 0)
 
-    def _fill(self) -> None:
-        """Put the next byte into the output buffer, if it is empty: our own first, then the keyboard's."""
+    def _fill(self, last: int = 0) -> None:
+        """Put the next byte into the output buffer, if it is empty.
+
+        Our own goes first, then the keyboard's; but a device that was just read lets the other go first.
+        """
         if self.status & STATUS_FULL:
             return
+        keyboard = self.keyboard.queue and not self.mode & MODE_KEYBOARD_OFF
+        mouse = self.mouse.queue and not self.mode & MODE_MOUSE_OFF
         if self.own_source:
             source = self.own_source
-        elif self.keyboard.queue and not self.mode & MODE_KEYBOARD_OFF:
+        elif keyboard and not (mouse and last == FROM_KEYBOARD):
             source = FROM_KEYBOARD
-        elif self.mouse.queue and not self.mode & MODE_MOUSE_OFF:
+        elif mouse:
             source = FROM_MOUSE
         else:
             return
@@ -138,7 +143,7 @@ class I8042(Device):
             else:
                 self.data = self.own
                 self.own_source = 0
-            self._fill()
+            self._fill(self.source)
         return self.data
 
     def write(self, offset: int, size: int, value: int) -> None:

@@ -39,7 +39,7 @@ class ChipFields(Struct, forbid_unknown_fields=True):
     isr: U8
     """In-service register: what was acknowledged and has not been ended."""
     levels: U8
-    """The level of each line at present."""
+    """The level of each line as the edge detector saw it last."""
     elcr: U8
     """Bit set: the line is level-triggered."""
     first: Annotated[int, Meta(ge=0, le=7)]
@@ -75,14 +75,17 @@ class Chip(Registers):
     def power_on(self) -> None:
         """All zero, among it the levels: the devices drive their lines when they are reset."""
         self.irr = 0
-        self.levels = 0
         self.elcr = 0
         self.output = 0
         self._initialize()
 
     def _initialize(self) -> None:
-        """What ICW1 clears (data sheet, "Initialization Command Words"). Level requests stay."""
+        """What ICW1 clears (data sheet, "Initialization Command Words"). Level requests stay.
+
+        The edge detector starts afresh too: a line that is driven high again counts as an edge.
+        """
         self.irr &= self.elcr
+        self.levels = 0
         self.imr = 0
         self.isr = 0
         self.first = 0
@@ -129,9 +132,9 @@ class Chip(Registers):
             return False
         return ((line - self.first) & 7) < self._rank_in_service()
 
-    def set_line(self, line: int, level: int) -> bool:
-        """A device drives its line; True if IRR changed. An edge latches there, masked or not."""
-        bit, before = 1 << line, self.irr
+    def set_line(self, line: int, level: int) -> None:
+        """A device drives its line. An edge latches in IRR, masked or not."""
+        bit = 1 << line
         if level:
             if self.elcr & bit or not self.levels & bit:
                 self.irr |= bit
@@ -140,7 +143,6 @@ class Chip(Registers):
             if self.elcr & bit:
                 self.irr &= ~bit
             self.levels &= ~bit
-        return self.irr != before
 
     def acknowledge(self, line: int) -> None:
         """INTA for ``line``; a level request stays until the device withdraws it."""
@@ -165,25 +167,26 @@ class Chip(Registers):
             return self.imr
         return self.isr if self.read_isr else self.irr
 
-    def write(self, offset: int, value: int) -> None:
-        """Store a command or data byte; INT must be evaluated again afterwards."""
+    def write(self, offset: int, value: int) -> bool:
+        """Store a command or data byte; True if INT must be evaluated again."""
         if offset:
-            self._write_data(value)
-        elif value & 0x10:
+            return self._write_data(value)
+        if value & 0x10:
             self._initialize()
             self.icw = 2
             self.icw4_needed = value & 1
             self.single = (value >> 1) & 1
-        elif value & 0x08:
-            self._write_ocw3(value)
-        else:
-            self._write_ocw2(value)
+            return True
+        if value & 0x08:
+            return self._write_ocw3(value)
+        return self._write_ocw2(value)
 
-    def _write_data(self, value: int) -> None:
-        after_icw3 = 4 if self.icw4_needed else 0
+    def _write_data(self, value: int) -> bool:
         if self.icw == 0:
             self.imr = value
-        elif self.icw == 2:
+            return True
+        after_icw3 = 4 if self.icw4_needed else 0
+        if self.icw == 2:
             self.vector = value & 0xF8
             self.icw = after_icw3 if self.single else 3
         elif self.icw == 3:
@@ -192,31 +195,37 @@ class Chip(Registers):
             self.special_fully_nested = (value >> 4) & 1
             self.auto_eoi = (value >> 1) & 1
             self.icw = 0
+        return False
 
-    def _write_ocw3(self, value: int) -> None:
+    def _write_ocw3(self, value: int) -> bool:
         if value & 0x04:
             self.poll = 1
         if value & 0x02:
             self.read_isr = value & 1
         if value & 0x40:
             self.special_mask = (value >> 5) & 1
+            return (self.requesting() >= 0) != (self.output == 1)
+        return False
 
-    def _write_ocw2(self, value: int) -> None:
+    def _write_ocw2(self, value: int) -> bool:
         rotate, specific, eoi = value & 0x80, value & 0x40, value & 0x20
         line = value & 7
-        if eoi:
+        if not eoi:
             if not specific:
-                rank = self._rank(self.isr)
-                if rank == 8:
-                    return
-                line = (rank + self.first) & 7
-            self.isr &= ~(1 << line)
-            if rotate:
+                self.rotate_on_auto_eoi = 1 if rotate else 0
+                return False
+            if rotate:  # set priority; without the rotate bit it is a no-operation
                 self.first = (line + 1) & 7
-        elif not specific:
-            self.rotate_on_auto_eoi = 1 if rotate else 0
-        elif rotate:  # set priority; without the rotate bit it is a no-operation
+            return rotate != 0
+        if not specific:
+            rank = self._rank(self.isr)
+            if rank == 8:
+                return False
+            line = (rank + self.first) & 7
+        self.isr &= ~(1 << line)
+        if rotate:
             self.first = (line + 1) & 7
+        return True
 
 
 class PairFields(Struct, forbid_unknown_fields=True):
@@ -251,13 +260,14 @@ class Pic(Device):
     def reset(self) -> None:
         self.master.power_on()
         self.slave.power_on()
-        self._update()
+        self._update(self.slave)
 
-    def _update(self) -> None:
-        """Pass the outputs on: the slave's to the master's cascade line, the master's to the CPU."""
-        master, slave = self.master, self.slave
-        slave.output = 1 if slave.requesting() >= 0 else 0
-        master.set_line(CASCADE, slave.output)
+    def _update(self, chip: Chip) -> None:
+        """A chip has changed: drive its INT pin, the slave's to the cascade line, the master's to the CPU."""
+        master = self.master
+        if chip is not master:
+            chip.output = 1 if chip.requesting() >= 0 else 0
+            master.set_line(CASCADE, chip.output)
         output = 1 if master.requesting() >= 0 else 0
         if output != master.output:
             master.output = output
@@ -267,11 +277,14 @@ class Pic(Device):
     def set_line(self, irq: int, level: int) -> None:
         """A device drives IRQ ``irq``."""
         if irq < 8:
-            chip, line = self.master, irq
+            chip = self.master
+            before = chip.irr
+            chip.set_line(irq, level)
+            if chip.irr != before:
+                self._update(chip)
         else:
-            chip, line = self.slave, irq - 8
-        if chip.set_line(line, level):
-            self._update()
+            self.slave.set_line(irq - 8, level)
+            self._update(self.slave)
 
     def would_interrupt(self, irq: int) -> bool:
         """Whether an edge on ``irq`` would raise INTR: if not, its exact time can wait."""
@@ -292,12 +305,12 @@ class Pic(Device):
                 slave_line = SPURIOUS
             else:
                 slave.acknowledge(slave_line)
-                self._update()
+                self._update(slave)
             vector = slave.vector + slave_line
         else:
             vector = master.vector + line
         master.acknowledge(line)
-        self._update()
+        self._update(master)
         return vector
 
     def read(self, offset: int, size: int) -> int:
@@ -308,7 +321,7 @@ class Pic(Device):
         if not chip.poll:
             return chip.read(offset & 0x0F)
         value = chip.read(offset & 0x0F)
-        self._update()
+        self._update(chip)
         return value
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -316,9 +329,8 @@ class Pic(Device):
         chip = self.slave if offset & 0x10 else self.master
         if offset & 0x20:
             chip.elcr = value & chip.elcr_mask
-        else:
-            chip.write(offset & 0x0F, value)
-            self._update()
+        elif chip.write(offset & 0x0F, value):
+            self._update(chip)
 
     def fields(self) -> dict[str, Any]:
         return {"master": self.master.fields(), "slave": self.slave.fields()}

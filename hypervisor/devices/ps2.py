@@ -1,8 +1,8 @@
 """What hangs on the keyboard controller's two PS/2 connectors: a keyboard and a mouse.
 
 Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard" and "Auxiliary device"; as in QEMU
-7.2 (hw/input/ps2.c), an answer to a command goes before keys that wait, and replaces the part of an
-earlier answer that was not read. A device answers at once.
+7.2 (hw/input/ps2.c), an answer of the keyboard goes before keys that wait, and replaces what was not read
+of an earlier answer, while the mouse queues its answers. Both answer at once.
 """
 
 from __future__ import annotations
@@ -34,26 +34,18 @@ class Ps2Device(Registers):
 
     def __init__(self) -> None:
         self.queue = bytearray()
-        self.answer = 0
         self.last = 0
         self.command = 0
 
     def put(self, *data: int) -> None:
-        """Report an event; it is lost if it does not fit as a whole."""
+        """Queue an event or an answer; it is lost if it does not fit as a whole."""
         if len(self.queue) + len(data) <= QUEUE_SIZE:
             self.queue += bytes(data)
-
-    def reply(self, *data: int) -> None:
-        """Answer a command, before anything that waits."""
-        del self.queue[: self.answer]
-        self.queue[:0] = bytes(data)
-        self.answer = len(data)
 
     def take(self) -> int:
         """The next byte; the last one again if there is none."""
         if self.queue:
             self.last = self.queue.pop(0)
-            self.answer = max(self.answer - 1, 0)
         return self.last
 
 
@@ -78,6 +70,7 @@ class Keyboard(Ps2Device):
 
     def __init__(self) -> None:
         super().__init__()
+        self.answer = 0
         self.translated = 0
         self.power_on()
 
@@ -89,6 +82,17 @@ class Keyboard(Ps2Device):
         self.answer = 0
         self.last = 0
         self.queue.clear()
+
+    def reply(self, *data: int) -> None:
+        """Answer a command, before any keys that wait."""
+        del self.queue[: self.answer]
+        self.queue[:0] = bytes(data)
+        self.answer = len(data)
+
+    def take(self) -> int:
+        if self.answer:
+            self.answer -= 1
+        return super().take()
 
     def key(self, code: int, *, down: bool) -> None:
         """A key moves. ``code`` is its number in set 1; 0xe0 in the upper byte makes it an extended one."""
@@ -140,7 +144,6 @@ class Keyboard(Ps2Device):
 
 class MouseFields(Struct, forbid_unknown_fields=True):
     queue: Queue
-    answer: Annotated[int, Meta(ge=0, le=4)]
     last: U8
     command: U8
     status: U8
@@ -160,10 +163,12 @@ class Mouse(Ps2Device):
         self.power_on()
 
     def power_on(self) -> None:
-        self._set_defaults()
+        """Rate and resolution are undefined until a reset command; QEMU has 0."""
+        self.rate = 0
+        self.resolution = 0
+        self.status = 0
         self.wrap = 0
         self.command = 0
-        self.answer = 0
         self.last = 0
         self.queue.clear()
 
@@ -180,9 +185,9 @@ class Mouse(Ps2Device):
                 self.rate = value
             else:
                 self.resolution = value
-            self.reply(ACK)
+            self.put(ACK)
         elif self.wrap and value not in (0xEC, 0xFF):
-            self.reply(value)
+            self.put(value)
         else:
             self._execute(value)
 
@@ -216,7 +221,8 @@ class Mouse(Ps2Device):
             self._set_defaults()
         elif value == 0xFF:
             self.power_on()
+            self._set_defaults()
             answer = (ACK, SELF_TEST_PASSED, 0x00)
         else:
             return
-        self.reply(*answer)
+        self.put(*answer)
