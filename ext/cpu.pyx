@@ -797,10 +797,12 @@ cdef class Cpu:
         return value
 
     cpdef void set_eflags(self, uint32_t value):
+        # Between runs all of EFLAGS is in its place (QEMU's cpu_exec_enter takes the arithmetic flags from
+        # there); the lazy condition codes are set as well for readers that combine the two.
         (<uint64_t *>(self.core.env + ENV_CC_SRC))[0] = value & ARITHMETIC
         (<uint32_t *>(self.core.env + ENV_CC_OP))[0] = CC_OP_EFLAGS
         (<int *>(self.core.env + ENV_DF))[0] = -1 if value & 0x400 else 1
-        (<uint64_t *>(self.core.env + ENV_EFLAGS))[0] = (value & ~<uint32_t>(ARITHMETIC | 0x400)) | 2
+        (<uint64_t *>(self.core.env + ENV_EFLAGS))[0] = value | 2
 
     cpdef uint64_t get_retired(self):
         return self.core.retired

@@ -1,0 +1,97 @@
+"""A machine without a monitor, and a record of who was allowed to run it."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+from state_samples import sample_ram, sample_state
+
+from hypervisor.state.model import MachineConfig, MachineState
+
+
+class Ledger:
+    """Watches every change of ownership; two owners at once are noted for ever."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._machines: list[OwnedMachine] = []
+        self.violations: list[str] = []
+
+    def enter(self, machine: OwnedMachine) -> None:
+        with self._lock:
+            self._machines.append(machine)
+
+    def changed(self, machine: OwnedMachine, owned: bool) -> None:
+        with self._lock:
+            machine.may_run = owned
+            owners = [one.name for one in self._machines if one.may_run]
+            if len(owners) > 1:
+                self.violations.append(" and ".join(owners))
+
+    @property
+    def owners(self) -> list[str]:
+        with self._lock:
+            return [machine.name for machine in self._machines if machine.may_run]
+
+
+class OwnedMachine:
+    """Has what a migration needs, and tells the ledger when it may run."""
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        ledger: Ledger,
+        name: str,
+        *,
+        state: MachineState | None = None,
+        ram: bytearray | None = None,
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.running = False
+        self.closed = False
+        self.may_run = False
+        self._ledger = ledger
+        self._ram = bytearray(config.memory) if ram is None else ram
+        self._state = state
+        self.identity = "" if state is None else state.identity
+        self.epoch = 0 if state is None else state.epoch
+        ledger.enter(self)
+
+    @property
+    def owned(self) -> bool:
+        return self.may_run
+
+    @owned.setter
+    def owned(self, value: bool) -> None:
+        assert not (value and self.closed), "a machine that was closed must never run"
+        self._ledger.changed(self, value)
+
+    @property
+    def ram(self) -> memoryview:
+        return memoryview(self._ram)
+
+    def capture(self) -> MachineState:
+        assert self._state is not None
+        return msgspec.structs.replace(self._state, epoch=self.epoch)
+
+    def restore(self, state: MachineState) -> None:
+        self._state = state
+        self.identity = state.identity
+        self.epoch = state.epoch
+
+    def close(self) -> None:
+        self.closed = True
+
+    def guest(self) -> tuple[MachineState, bytes]:
+        """Everything but the epoch: what must not change when the guest moves."""
+        return msgspec.structs.replace(self.capture(), epoch=0), bytes(self._ram)
+
+
+def source_machine(ledger: Ledger, *, seed: int = 1) -> OwnedMachine:
+    """A machine that was stopped in the middle of something, owned here."""
+    state = sample_state()
+    machine = OwnedMachine(state.config, ledger, "source", state=state, ram=sample_ram(seed=seed))
+    machine.owned = True
+    return machine
