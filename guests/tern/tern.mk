@@ -39,17 +39,22 @@ $(TERN_OUT)/kernel.ld: $(TERN)/kernel/kernel.ld $(TERN)/kernel/layout.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) -E -P -x c -I$(TERN)/kernel -o $@ $<
 
-$(OUT)/tern.elf: $(TERN_KERNEL_OBJECTS) $(TERN_OUT)/kernel.ld
+TERN_LINK = $(CC) $(TERN_FLAGS) -c -o $(TERN_OUT)/symbols.o $(TERN_OUT)/symbols.S && \
+	$(LD) $(GUEST_LDFLAGS) -T $(TERN_OUT)/kernel.ld $(TERN_KERNEL_OBJECTS) $(TERN_OUT)/symbols.o
+
+# Linked twice: the first time to learn where the functions are. Their names go behind the code, so
+# they stay where they were.
+$(OUT)/tern.elf: $(TERN_KERNEL_OBJECTS) $(TERN_OUT)/kernel.ld $(TERN)/kernel/symbols.awk
 	@echo '  LD  $@'
-	$(Q)$(LD) $(GUEST_LDFLAGS) -T $(TERN_OUT)/kernel.ld -o $@ $(TERN_KERNEL_OBJECTS)
+	$(Q)awk -f $(TERN)/kernel/symbols.awk /dev/null > $(TERN_OUT)/symbols.S
+	$(Q)$(TERN_LINK) -o $(TERN_OUT)/first.elf
+	$(Q)$(NM) -n $(TERN_OUT)/first.elf | awk -f $(TERN)/kernel/symbols.awk > $(TERN_OUT)/symbols.S
+	$(Q)$(TERN_LINK) -o $@
 
 .SECONDARY:
 -include $(TERN_KERNEL_OBJECTS:.o=.d) $(TERN_USER_OBJECTS:.o=.d)
 
-# make run-tern [APPEND='run="ps; mem"'] [MEMORY=16]: on QEMU's ISA PC. Leave with ^A x, or poweroff.
-# Not -nographic: then the BIOS reads the serial line too, and takes characters away from us.
-MEMORY := 16
+# make run-tern [APPEND='run="ps; mem"']: on QEMU's ISA PC.
 .PHONY: run-tern
 run-tern: $(OUT)/tern.elf
-	qemu-system-i386 -M isapc -m $(MEMORY) -display none -serial mon:stdio -no-reboot \
-		-device isa-debug-exit,iobase=0xf4,iosize=4 -kernel $< -append '$(APPEND)'
+	$(TERN)/run-qemu '$(APPEND)'

@@ -34,7 +34,6 @@ enum {
     SYS_foreground,
     SYS_process_info,
     SYS_memory_info,
-    SYS_program_info,
     SYS_poweroff,
 };
 
@@ -48,7 +47,8 @@ enum {
     E_TOOBIG = 7,      /* the arguments do not fit into a page */
     E_BADFILE = 8,     /* no such file descriptor */
     E_BACKGROUND = 9,  /* only the foreground group may read the console */
-    E_INTERRUPTED = 10 /* the process was killed while it waited */
+    E_INTERRUPTED = 10, /* the process was killed while it waited */
+    E_LIMIT = 11       /* too many processes */
 };
 
 /* What wait() stores: the low byte given to exit(), or one of these. */
@@ -77,11 +77,6 @@ struct memory_info {
     uint32_t reserved; /* the kernel's image and frame table, multiboot modules */
     uint32_t used;     /* handed out: page tables, kernel stacks, programs */
     uint32_t free;
-};
-
-struct program_info {
-    char name[NAME_SIZE];
-    uint32_t size; /* bytes of its ELF image */
 };
 
 #endif

@@ -65,6 +65,17 @@ static void read_memory_map(const struct multiboot *m)
     }
 }
 
+/* The module's file name without its directories: the rest depends on where we were started. */
+static const char *base_name(const char *name)
+{
+    const char *base = name;
+
+    for (; *name && *name != ' '; name++)
+        if (*name == '/')
+            base = name + 1;
+    return base;
+}
+
 static void read_modules(const struct multiboot *m)
 {
     const struct multiboot_module *from = boot_pointer(m->modules, m->module_count * sizeof *from);
@@ -74,8 +85,18 @@ static void read_modules(const struct multiboot *m)
             panic("more than %d modules", MAX_MODULES);
         struct module *to = &bootinfo.module[bootinfo.modules++];
         to->range = (struct range){from->start, from->end};
-        strlcpy(to->name, from->string ? boot_pointer(from->string, sizeof to->name) : "", sizeof to->name);
+        if (from->string)
+            strlcpy(to->name, base_name(boot_pointer(from->string, sizeof to->name)), sizeof to->name);
     }
+}
+
+static void read_command_line(const struct multiboot *m)
+{
+    const char *from = boot_pointer(m->command_line, sizeof bootinfo.command_line);
+
+    strlcpy(bootinfo.command_line, from, sizeof bootinfo.command_line);
+    if (strlen(bootinfo.command_line) == sizeof bootinfo.command_line - 1)
+        panic("the command line is longer than %u characters", sizeof bootinfo.command_line - 2);
 }
 
 void bootinfo_init(uint32_t magic, uint32_t physical)
@@ -88,6 +109,5 @@ void bootinfo_init(uint32_t magic, uint32_t physical)
     if (m->flags & HAS_MODULES)
         read_modules(m);
     if (m->flags & HAS_COMMAND_LINE)
-        strlcpy(bootinfo.command_line, boot_pointer(m->command_line, sizeof bootinfo.command_line),
-                sizeof bootinfo.command_line);
+        read_command_line(m);
 }

@@ -23,7 +23,7 @@ static char shown[LINE_SIZE];
 static uint32_t shown_length;
 
 /* Input as it arrived: written by the UART's interrupt at in_head, taken by the reader at in_tail. */
-static char in[1024];
+static char in[4096];
 static volatile uint32_t in_head, in_tail;
 
 /* The edited line of which [line_taken, line_length) has not been read yet. */
@@ -78,21 +78,44 @@ static void put_line_apart(const char *prefix, const char *text, uint32_t length
     put_text(saved, saved_length);
 }
 
+static void print_line(const char *prefix, const char *format, va_list arguments)
+{
+    char text[LINE_SIZE];
+    int length = vsnprintf(text, sizeof text, format, arguments);
+
+    interrupts_off(); /* so that uart_wait_room() does not sleep: anybody may call us, at any time */
+    uart_wait_room(LINE_ROOM);
+    put_line_apart(prefix, text, length);
+    uart_start();
+    interrupts_on();
+}
+
 /* A line from the kernel itself. */
 void kprintf(const char *format, ...)
 {
-    char text[LINE_SIZE];
     va_list arguments;
 
     va_start(arguments, format);
-    int length = vsnprintf(text, sizeof text, format, arguments);
+    print_line("tern: ", format, arguments);
     va_end(arguments);
+}
 
-    interrupts_off();
-    uart_wait_room(LINE_ROOM);
-    put_line_apart("tern: ", text, length);
-    uart_start();
-    interrupts_on();
+static const char *job_prefix(char *buffer, size_t size)
+{
+    snprintf(buffer, size, "[%d] ", current->pid);
+    return buffer;
+}
+
+/* A line from the kernel about what the current process has done. */
+void console_report(const char *format, ...)
+{
+    char prefix[16];
+    va_list arguments;
+
+    va_start(arguments, format);
+    bool apart = current->group != foreground;
+    print_line(apart ? job_prefix(prefix, sizeof prefix) : "tern: ", format, arguments);
+    va_end(arguments);
 }
 
 static uint32_t line_end(const char *text, uint32_t length)
@@ -117,8 +140,7 @@ int console_write(const char *text, uint32_t length)
             put_text(text + done, n + newline);
         } else {
             char prefix[16];
-            snprintf(prefix, sizeof prefix, "[%d] ", current->pid);
-            put_line_apart(prefix, text + done, n);
+            put_line_apart(job_prefix(prefix, sizeof prefix), text + done, n);
         }
         done += n + newline;
         uart_start();

@@ -39,7 +39,8 @@ static const struct elf_header *check_header(const char *image, uint32_t size)
     if (size < sizeof *h || memcmp(h->ident, "\177ELF\1\1", 6) != 0 || h->type != TYPE_EXECUTABLE ||
         h->machine != MACHINE_386 || h->program_header_size != sizeof(struct program_header))
         return NULL;
-    if (h->program_headers > size || h->program_header_count > (size - h->program_headers) / sizeof(struct program_header))
+    if (h->program_headers > size ||
+        h->program_header_count > (size - h->program_headers) / sizeof(struct program_header))
         return NULL;
     return h;
 }

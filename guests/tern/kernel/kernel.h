@@ -50,7 +50,7 @@ struct module {
 #define MAX_RANGES 16
 #define MAX_MODULES 8
 struct bootinfo {
-    char command_line[512]; /* without the image's name */
+    char command_line[1024]; /* without the image's name */
     int ranges, modules;
     struct range usable[MAX_RANGES];
     struct module module[MAX_MODULES];
@@ -64,7 +64,7 @@ struct options {
     bool pse;        /* 4 MiB pages in the direct map */
     bool crash;      /* panic on purpose, to see what it looks like */
     char init[NAME_SIZE];
-    char run[256];   /* handed to init as its argument; empty if absent */
+    char run[1024];  /* handed to init as its argument; empty if absent */
 };
 extern struct options options;
 void options_init(const char *command_line);
@@ -101,6 +101,7 @@ void console_input(char c);
 int console_read(char *buffer, uint32_t size);
 int console_write(const char *text, uint32_t length);
 int console_set_foreground(int group);
+void console_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void kprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* panic.c, power.c */

@@ -17,17 +17,37 @@ void power_off(int status)
         hlt(); /* with interrupts off: forever */
 }
 
-/* Each frame begins with the caller's EBP and the return address. */
+/* The kernel's functions by address; {0, 0} ends them. Made from the kernel itself (tern.mk). */
+struct symbol {
+    uint32_t address;
+    const char *name;
+};
+extern const struct symbol symbols[];
+
+static void print_place(const char *what, uint32_t address)
+{
+    const struct symbol *s = symbols;
+
+    if (!s->address || address < s->address) {
+        kprintf("  %s %08x", what, address);
+        return;
+    }
+    while (s[1].address && s[1].address <= address)
+        s++;
+    kprintf("  %s %08x %s+0x%x", what, address, s->name, address - s->address);
+}
+
+/* Each frame begins with the caller's EBP and the return address; callers are further up, always. */
 static void backtrace(const uint32_t *ebp)
 {
-    extern const char kernel_start[], kernel_end[];
+    extern const char kernel_start[], read_only_end[];
 
     for (int i = 0; i < 16 && (uint32_t)ebp >= KERNEL_BASE && (uint32_t)ebp % 4 == 0; i++) {
-        if (ebp[1] < (uint32_t)kernel_start || ebp[1] >= (uint32_t)kernel_end)
+        if (ebp[1] < (uint32_t)kernel_start || ebp[1] >= (uint32_t)read_only_end)
             break;
-        kprintf("  called from %p", (void *)ebp[1]);
+        print_place("called from", ebp[1]);
         if (ebp[0] <= (uint32_t)ebp)
-            break; /* callers are further up, always */
+            break;
         ebp = (const uint32_t *)ebp[0];
     }
 }
@@ -65,8 +85,8 @@ void panic_frame(const struct trap_frame *f, const char *reason)
             current->name);
     kprintf("  eax %08x  ebx %08x  ecx %08x  edx %08x", f->eax, f->ebx, f->ecx, f->edx);
     kprintf("  esi %08x  edi %08x  ebp %08x  esp %08x", f->esi, f->edi, f->ebp, (uint32_t)&f->esp);
-    kprintf("  eip %08x  eflags %08x  cr0 %08x  cr2 %08x  cr3 %08x", f->eip, f->eflags, read_cr0(),
-            read_cr2(), read_cr3());
+    kprintf("  eflags %08x  cr0 %08x  cr2 %08x  cr3 %08x", f->eflags, read_cr0(), read_cr2(), read_cr3());
+    print_place("at", f->eip);
     backtrace((const uint32_t *)f->ebp);
     power_off(PANIC_STATUS);
 }

@@ -12,6 +12,8 @@ struct switch_frame {
     uint32_t gs, fs, edi, esi, ebx, ebp, eip;
 };
 
+#define STACK_END 0x57ac4e9d /* the lowest word of a kernel stack; lost if the stack overflowed */
+
 static struct process idle = {.state = STATE_RUNNING, .name = "idle"}; /* pid 0, on the boot stack */
 static struct process processes[MAX_PROCESSES];
 static int next_pid = 1;
@@ -37,21 +39,24 @@ struct trap_frame *process_frame(struct process *p)
 
 /* ---- birth ---- */
 
-static struct process *create(void)
+/* A process with a number and a kernel stack and nothing else. Returns 0 or an error. */
+static int create(struct process **created)
 {
     FOR_EACH (p) {
         if (p->state != STATE_UNUSED)
             continue;
         uint32_t frame = frame_allocate_zeroed();
         if (!frame)
-            return NULL;
+            return -E_MEMORY;
         memset(p, 0, sizeof *p);
         p->state = STATE_NEW;
         p->pid = next_pid++;
         p->stack = to_virtual(frame);
-        return p;
+        *(uint32_t *)p->stack = STACK_END;
+        *created = p;
+        return 0;
     }
-    return NULL;
+    return -E_LIMIT;
 }
 
 /* Lay the stack out so that the first switch to p returns to ring 3 with process_frame(p). */
@@ -75,13 +80,13 @@ static void discard(struct process *p)
 
 void process_init(void)
 {
-    struct process *p = create();
-    char arguments[NAME_SIZE + sizeof options.run];
+    static char arguments[sizeof options.init + sizeof options.run];
+    struct process *p;
     uint32_t name = strlen(options.init) + 1, run = strlen(options.run) + 1;
 
     memcpy(arguments, options.init, name);
     memcpy(arguments + name, options.run, run);
-    if (!p || exec(p, options.init, arguments, run > 1 ? name + run : name) < 0)
+    if (create(&p) < 0 || exec(p, options.init, arguments, run > 1 ? name + run : name) < 0)
         panic("cannot run init=%s", options.init);
     p->group = p->pid;
     make_runnable(p);
@@ -89,10 +94,11 @@ void process_init(void)
 
 int process_fork(void)
 {
-    struct process *p = create();
+    struct process *p;
+    int error = create(&p);
 
-    if (!p)
-        return -E_MEMORY;
+    if (error)
+        return error;
     if (!space_copy(&p->space, &current->space)) {
         discard(p);
         return -E_MEMORY;
@@ -132,6 +138,7 @@ static void schedule(void)
     struct process *previous = current, *next = pick();
 
     assert(interrupts_depth > 0);
+    assert(previous == &idle || *(uint32_t *)previous->stack == STACK_END);
     reschedule = false;
     next->state = STATE_RUNNING;
     if (next == previous)
@@ -232,7 +239,7 @@ void process_exit(int status)
 
     if (current == init) {
         kprintf("init exited with status %d", status);
-        power_off(status & 0xff ? status & 0xff : status >> 8);
+        power_off(status > 0xff ? PANIC_STATUS : status);
     }
     load_directory(kernel_directory);
     space_destroy(&current->space);

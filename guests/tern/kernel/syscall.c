@@ -47,12 +47,14 @@ static int sys_exec(struct trap_frame *f)
     if (!page)
         return -E_MEMORY;
     int result = space_string(&current->space, f->ebx, name, sizeof name);
+    if (result == -E_TOOBIG)
+        result = -E_NOTFOUND; /* no program has such a long name */
     if (result >= 0)
         result = copy_arguments(f->ecx, to_virtual(page));
     if (result >= 0)
         result = exec(current, name, to_virtual(page), result);
     frame_release(page);
-    return result == -E_TOOBIG && name[NAME_SIZE - 1] ? -E_NOTFOUND : result;
+    return result;
 }
 
 static int sys_wait(struct trap_frame *f)
@@ -106,19 +108,17 @@ static int sys_sbrk(struct trap_frame *f)
 
 static int sys_read(struct trap_frame *f)
 {
-    char *buffer = user_memory(f->ecx, f->edx, true);
-
     if (f->ebx != 0)
         return -E_BADFILE;
+    char *buffer = user_memory(f->ecx, f->edx, true);
     return buffer ? console_read(buffer, f->edx) : -E_FAULT;
 }
 
 static int sys_write(struct trap_frame *f)
 {
-    const char *text = user_memory(f->ecx, f->edx, false);
-
     if (f->ebx != 1 && f->ebx != 2)
         return -E_BADFILE;
+    const char *text = user_memory(f->ecx, f->edx, false);
     return text ? console_write(text, f->edx) : -E_FAULT;
 }
 
@@ -149,21 +149,6 @@ static int sys_memory_info(struct trap_frame *f)
     return 0;
 }
 
-static int sys_program_info(struct trap_frame *f)
-{
-    struct program_info *info = user_memory(f->ecx, sizeof *info, true);
-
-    if (!info)
-        return -E_FAULT;
-    if (f->ebx >= (uint32_t)(programs_end - programs))
-        return -E_NOTFOUND;
-    const struct program *p = &programs[f->ebx];
-    memset(info, 0, sizeof *info);
-    strlcpy(info->name, p->name, sizeof info->name);
-    info->size = p->end - p->start;
-    return 0;
-}
-
 static int sys_poweroff(struct trap_frame *f)
 {
     power_off(f->ebx & 0xff);
@@ -186,7 +171,6 @@ static int (*const calls[])(struct trap_frame *) = {
     [SYS_foreground] = sys_foreground,
     [SYS_process_info] = sys_process_info,
     [SYS_memory_info] = sys_memory_info,
-    [SYS_program_info] = sys_program_info,
     [SYS_poweroff] = sys_poweroff,
 };
 

@@ -10,7 +10,7 @@
 /* Intel SDM 3A, 6.11 */
 #define GATE_INTERRUPT 0x8e00
 #define GATE_TRAP 0x8f00
-#define GATE_RING3 0x6000 /* may be called with INT */
+#define RING3 ((uint64_t)0x6000 << 32) /* INT may be used in ring 3 */
 
 #define VECTOR_BREAKPOINT 3
 #define VECTOR_OVERFLOW 4
@@ -39,9 +39,10 @@ void traps_init(void)
 {
     for (int i = 0; i < IRQ_BASE + IRQ_COUNT; i++)
         set_gate(i, vector_stubs + i * VECTOR_STUB_SIZE, GATE_INTERRUPT);
-    set_gate(VECTOR_BREAKPOINT, vector_stubs + VECTOR_BREAKPOINT * VECTOR_STUB_SIZE, GATE_INTERRUPT | GATE_RING3);
-    set_gate(VECTOR_OVERFLOW, vector_stubs + VECTOR_OVERFLOW * VECTOR_STUB_SIZE, GATE_INTERRUPT | GATE_RING3);
-    set_gate(SYSCALL_VECTOR, syscall_stub, GATE_TRAP | GATE_RING3);
+    idt[VECTOR_BREAKPOINT] |= RING3; /* INT3 and INTO are for everybody */
+    idt[VECTOR_OVERFLOW] |= RING3;
+    set_gate(SYSCALL_VECTOR, syscall_stub, GATE_TRAP);
+    idt[SYSCALL_VECTOR] |= RING3;
     lidt(idt, sizeof idt);
 }
 
@@ -53,7 +54,7 @@ static const char *exception_name(uint32_t vector)
 /* A program did what it must not: say so, and have it exit. */
 static void fault(const struct trap_frame *f)
 {
-    kprintf("pid %d (%s) killed: %s, error %x, eip %p", current->pid, current->name,
+    console_report("pid %d (%s) killed: %s, error %x, eip %p", current->pid, current->name,
             exception_name(f->vector), f->error, (void *)f->eip);
     current->killed = STATUS_FAULT | f->vector;
 }
@@ -65,7 +66,7 @@ static void page_fault(const struct trap_frame *f)
 
     if (space_page(&current->space, address, f->error & FAULT_WRITE))
         return;
-    kprintf("pid %d (%s) killed: %s %p (%s), eip %p", current->pid, current->name,
+    console_report("pid %d (%s) killed: %s %p (%s), eip %p", current->pid, current->name,
             f->eip == address ? "jump to" : f->error & FAULT_WRITE ? "write to" : "read from",
             (void *)address,
             f->error & FAULT_PRESENT ? "protected" : "nothing there", (void *)f->eip);

@@ -24,7 +24,7 @@ enum { RBR = COM1, THR = COM1, IER, IIR, LCR, MCR, LSR, MSR, DLL = COM1, DLM = I
 #define KIND_RECEIVED 0x04
 #define KIND_LINE 0x06
 #define KIND_TIMEOUT 0x0c
-#define FCR_ENABLE_AND_CLEAR 0x07 /* and interrupt on the first byte */
+#define FCR_ENABLE_AND_CLEAR 0x87 /* and interrupt on eight bytes, or on fewer that have to wait */
 #define LCR_8N1 0x03
 #define LCR_DIVISOR 0x80
 #define MCR_ON 0x0b /* DTR, RTS and OUT2, which gates the interrupt line */
@@ -33,17 +33,40 @@ enum { RBR = COM1, THR = COM1, IER, IIR, LCR, MCR, LSR, MSR, DLL = COM1, DLM = I
 #define LSR_IDLE 0x40
 #define FIFO_SIZE 16
 
+#define TYPE_AHEAD_POLLS 20000 /* some milliseconds */
+
 #define RING_SIZE 4096
 
 static char ring[RING_SIZE];
 static volatile uint32_t head, tail; /* they count bytes: head - tail are waiting */
 static volatile bool transmitting;   /* an interrupt will come that looks at the ring again */
 static volatile uint8_t enabled;     /* what IER holds */
+static int fifo_size = 1;
 
 static void enable(uint8_t ier)
 {
     enabled = ier;
     out8(IER, ier);
+}
+
+/*
+ * Switching the FIFO on clears what has been received. So, if somebody types ahead, take that first,
+ * until the line is silent. If that is more than the console holds, do without a FIFO.
+ */
+static void switch_fifo_on(void)
+{
+    int silence = in8(LSR) & LSR_DATA ? TYPE_AHEAD_POLLS : 0;
+
+    for (int i = 0; i < silence; i++) {
+        if (!(in8(LSR) & LSR_DATA))
+            continue;
+        if (!console_has_room())
+            return;
+        console_input(in8(RBR));
+        i = 0;
+    }
+    out8(FCR, FCR_ENABLE_AND_CLEAR);
+    fifo_size = FIFO_SIZE;
 }
 
 void uart_init(void)
@@ -52,9 +75,7 @@ void uart_init(void)
     out8(DLL, 1); /* 115200 baud */
     out8(DLM, 0);
     out8(LCR, LCR_8N1);
-    while (in8(LSR) & LSR_DATA) /* switching the FIFO on would clear it */
-        console_input(in8(RBR));
-    out8(FCR, FCR_ENABLE_AND_CLEAR);
+    switch_fifo_on();
     out8(MCR, MCR_ON);
     enable(IER_RECEIVED | IER_EMPTY | IER_LINE);
     pic_enable(IRQ);
@@ -64,7 +85,7 @@ void uart_init(void)
 static void uart_fill(void)
 {
     transmitting = head != tail;
-    for (int i = 0; i < FIFO_SIZE && head != tail; i++)
+    for (int i = 0; i < fifo_size && head != tail; i++)
         out8(THR, ring[tail++ % RING_SIZE]);
 }
 

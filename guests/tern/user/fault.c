@@ -52,7 +52,8 @@ static const struct {
 
 #define KINDS (int)(sizeof kinds / sizeof *kinds)
 
-static void try(int kind)
+/* Returns the status of the child in the way of the shell's $?. */
+static int try(int kind)
 {
     int status, pid;
 
@@ -63,6 +64,7 @@ static void try(int kind)
         exit(0);
     }
     wait(pid, &status, 0);
+    return status & STATUS_FAULT ? 128 + (status & 0x7f) : status;
 }
 
 int main(int argc, char **argv)
@@ -74,16 +76,17 @@ int main(int argc, char **argv)
         printf("\n");
         return 1;
     }
+    int result = 0;
     for (int a = 1; a < argc; a++) {
         bool all = strcmp(argv[a], "all") == 0, found = all;
         for (int i = 0; i < KINDS; i++) {
             if (all || strcmp(argv[a], kinds[i].name) == 0) {
                 found = true;
-                try(i);
+                result = try(i);
             }
         }
         if (!found)
             printf("fault: no kind %s\n", argv[a]);
     }
-    return 0;
+    return result;
 }

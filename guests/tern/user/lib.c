@@ -1,10 +1,14 @@
+/* System calls and the small library of the programs. */
 #include "user.h"
 
 int syscall(int number, uint32_t a, uint32_t b, uint32_t c)
 {
     int result;
 
-    __asm__ volatile("int %1" : "=a"(result) : "i"(SYSCALL_VECTOR), "a"(number), "b"(a), "c"(b), "d"(c) : "memory");
+    __asm__ volatile("int %1"
+                     : "=a"(result)
+                     : "i"(SYSCALL_VECTOR), "a"(number), "b"(a), "c"(b), "d"(c)
+                     : "memory");
     return result;
 }
 
@@ -28,21 +32,76 @@ void *sbrk(int bytes)
     return (uint32_t)before >= USER_END ? NULL : (void *)before;
 }
 
-int fork(void) { return syscall(SYS_fork, 0, 0, 0); }
-int exec(const char *name, char *const argv[]) { return syscall(SYS_exec, (uint32_t)name, (uint32_t)argv, 0); }
-int wait(int pid, int *status, int flags) { return syscall(SYS_wait, pid, (uint32_t)status, flags); }
-int kill(int pid) { return syscall(SYS_kill, pid, 0, 0); }
-int getpid(void) { return syscall(SYS_getpid, 0, 0, 0); }
-int sleep(uint32_t milliseconds) { return syscall(SYS_sleep, milliseconds, 0, 0); }
-int yield(void) { return syscall(SYS_yield, 0, 0, 0); }
-uint32_t uptime(void) { return syscall(SYS_uptime, 0, 0, 0); }
-int read(int file, void *buffer, size_t size) { return syscall(SYS_read, file, (uint32_t)buffer, size); }
-int write(int file, const void *text, size_t size) { return syscall(SYS_write, file, (uint32_t)text, size); }
-int setgroup(int pid, int group) { return syscall(SYS_setgroup, pid, group, 0); }
-int foreground(int group) { return syscall(SYS_foreground, group, 0, 0); }
-int process_info(int index, struct process_info *info) { return syscall(SYS_process_info, index, (uint32_t)info, 0); }
-int memory_info(struct memory_info *info) { return syscall(SYS_memory_info, (uint32_t)info, 0, 0); }
-int program_info(int index, struct program_info *info) { return syscall(SYS_program_info, index, (uint32_t)info, 0); }
+int fork(void)
+{
+    return syscall(SYS_fork, 0, 0, 0);
+}
+
+int exec(const char *name, char *const argv[])
+{
+    return syscall(SYS_exec, (uint32_t)name, (uint32_t)argv, 0);
+}
+
+int wait(int pid, int *status, int flags)
+{
+    return syscall(SYS_wait, pid, (uint32_t)status, flags);
+}
+
+int kill(int pid)
+{
+    return syscall(SYS_kill, pid, 0, 0);
+}
+
+int getpid(void)
+{
+    return syscall(SYS_getpid, 0, 0, 0);
+}
+
+int sleep(uint32_t milliseconds)
+{
+    return syscall(SYS_sleep, milliseconds, 0, 0);
+}
+
+int yield(void)
+{
+    return syscall(SYS_yield, 0, 0, 0);
+}
+
+uint32_t uptime(void)
+{
+    return syscall(SYS_uptime, 0, 0, 0);
+}
+
+int read(int file, void *buffer, size_t size)
+{
+    return syscall(SYS_read, file, (uint32_t)buffer, size);
+}
+
+int write(int file, const void *text, size_t size)
+{
+    return syscall(SYS_write, file, (uint32_t)text, size);
+}
+
+int setgroup(int pid, int group)
+{
+    return syscall(SYS_setgroup, pid, group, 0);
+}
+
+int foreground(int group)
+{
+    return syscall(SYS_foreground, group, 0, 0);
+}
+
+int process_info(int index, struct process_info *info)
+{
+    return syscall(SYS_process_info, index, (uint32_t)info, 0);
+}
+
+int memory_info(struct memory_info *info)
+{
+    return syscall(SYS_memory_info, (uint32_t)info, 0, 0);
+}
+
 
 void printf(const char *format, ...)
 {
@@ -68,6 +127,7 @@ const char *error_text(int error)
         [E_BADFILE] = "bad file descriptor",
         [E_BACKGROUND] = "not in the foreground",
         [E_INTERRUPTED] = "interrupted",
+        [E_LIMIT] = "too many processes",
     };
 
     if (error < 0)

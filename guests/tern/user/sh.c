@@ -6,7 +6,7 @@
  */
 #include "user.h"
 
-#define LINE_SIZE 256
+#define LINE_SIZE 1024 /* the console's lines are shorter, the kernel's run= is not */
 #define MAX_WORDS 32
 #define PROMPT "tern$ "
 
@@ -44,16 +44,18 @@ static void start(char **words, bool background)
         return;
     }
     if (pid == 0) {
+        /* Here, not in the parent: then it is done before the program runs, whoever runs first. */
+        setgroup(0, 0);
+        if (!background)
+            foreground(getpid());
         int error = exec(words[0], words);
         printf("%s: %s\n", words[0], error_text(error));
         exit(127);
     }
-    setgroup(pid, pid); /* before the child runs: a fork does not give up the processor */
     if (background) {
         printf("[%d] started\n", pid);
         return;
     }
-    foreground(pid);
     wait(pid, &status, 0);
     foreground(getpid());
     last_status = status & STATUS_FAULT ? 128 + (status & 0x7f) : status & STATUS_KILLED ? 255 : status;
@@ -63,17 +65,30 @@ static void start(char **words, bool background)
 
 /* ---- commands of its own ---- */
 
+static const char *const help[] = {
+    "count [TIMES [MS]]     print 1, 2, 3 ... every MS milliseconds",
+    "echo WORD ...          print the words; $? is the status of the last command",
+    "exit [STATUS]          leave the shell",
+    "fault KIND ...         do something forbidden; without KIND, list them",
+    "help                   print this",
+    "kill PID ...           end processes",
+    "mem                    physical memory and who has it",
+    "poweroff [STATUS]      end the machine",
+    "ps                     processes",
+    "sleep MS               do nothing",
+    "spin MS, spin -n N     keep the processor busy, for a time or for N iterations",
+    "sum [ROUNDS]           a checksum that takes processor and memory",
+    "uptime                 time since boot",
+    "wait                   wait for all background jobs",
+    "COMMAND &              run it in the background",
+    "COMMAND; COMMAND       one after the other",
+};
+
 static void do_help(char **words)
 {
-    struct program_info program;
-
     (void)words;
-    printf("commands of the shell: help wait exit\n");
-    printf("programs:");
-    for (int i = 0; program_info(i, &program) == 0; i++)
-        printf(" %s", program.name);
-    printf("\n");
-    printf("COMMAND [ARGUMENT ...] [&]; '&' runs it in the background, ';' separates commands\n");
+    for (size_t i = 0; i < sizeof help / sizeof *help; i++)
+        printf("%s\n", help[i]);
 }
 
 /* Wait for all background jobs. */
@@ -109,82 +124,78 @@ static void run(char **words, bool background)
 
 /* ---- the line ---- */
 
-/*
- * Take one command off *at: cut its words out in place. Returns how many there are; *end is what
- * ended it: ';', '&', or 0 at the end of the line.
- */
-static int parse(char **at, char **words, char *end)
-{
-    char *from = *at;
-    int count = 0;
+struct command {
+    char *words[MAX_WORDS + 1]; /* they end with NULL */
+    int count;
+    char end;                   /* what ended it: ';', '&', or 0 for the end of the line */
+    char text[2 * LINE_SIZE];   /* the words; no line expands to twice its size */
+};
 
-    for (;;) {
-        while (*from == ' ' || *from == '\t')
-            from++;
-        *end = *from;
-        if (*from == '#' || *from == 0 || *from == '\n') {
-            *end = 0;
-            break;
-        }
-        if (*from == ';' || *from == '&') {
-            from++;
-            break;
-        }
-        char quote = 0, *to = from;
-        if (count < MAX_WORDS)
-            words[count++] = to;
-        for (; *from && *from != '\n' && (quote || !strchr(" \t;&", *from)); from++) {
-            if (quote ? *from == quote : *from == '"' || *from == '\'')
-                quote = quote ? 0 : *from;
-            else
-                *to++ = *from;
-        }
-        char stop = *from;
-        if (stop == ' ' || stop == '\t')
-            from++;
-        *to = 0;
-        if (to == from && stop != 0) { /* the NUL has just overwritten it */
-            *end = stop == '\n' ? 0 : stop;
-            from++;
-            break;
-        }
+/* Copy one word to *to, without its quotes. Returns what follows it. */
+static const char *copy_word(const char *at, char **to)
+{
+    char quote = 0;
+
+    for (; *at && *at != '\n' && (quote || !strchr(" \t;&", *at)); at++) {
+        if (*at == quote)
+            quote = 0;
+        else if (!quote && (*at == '"' || *at == '\''))
+            quote = *at;
+        else if (at[0] == '$' && at[1] == '?' && quote != '\'')
+            *to += snprintf(*to, 4, "%d", last_status), at++;
+        else
+            *(*to)++ = *at;
     }
-    *at = from;
-    words[count] = NULL;
-    return count;
+    *(*to)++ = 0;
+    return at;
 }
 
-static void run_line(char *line)
+/* Take the first command off a line. Returns what is left of the line. */
+static const char *parse(const char *at, struct command *c)
 {
-    static char status[8];
-    char *words[MAX_WORDS + 1], end = ';';
+    char *to = c->text;
 
-    while (end) {
-        int count = parse(&line, words, &end);
-        for (int i = 0; i < count; i++) {
-            if (strcmp(words[i], "$?") == 0) {
-                snprintf(status, sizeof status, "%d", last_status);
-                words[i] = status;
-            }
-        }
-        if (count > 0)
-            run(words, end == '&');
+    for (c->count = 0; c->count < MAX_WORDS; c->count++) {
+        while (*at == ' ' || *at == '\t')
+            at++;
+        if (!*at || strchr("\n;&#", *at))
+            break;
+        c->words[c->count] = to;
+        at = copy_word(at, &to);
     }
+    c->words[c->count] = NULL;
+    c->end = *at == ';' || *at == '&' ? *at : 0;
+    return at + (c->end != 0);
+}
+
+static void run_line(const char *line)
+{
+    static struct command command;
+
+    do {
+        line = parse(line, &command);
+        if (command.count == MAX_WORDS)
+            printf("sh: too many words\n");
+        else if (command.count > 0)
+            run(command.words, command.end == '&');
+    } while (command.end);
 }
 
 int main(int argc, char **argv)
 {
-    char line[LINE_SIZE + 1];
+    static char line[LINE_SIZE];
     int length;
 
     if (argc > 1) {
-        printf(PROMPT "%s\n", argv[1]);
+        printf(PROMPT);
+        write(1, argv[1], strlen(argv[1]));
+        printf("\n");
         run_line(argv[1]);
     }
     for (;;) {
         reap();
         printf(PROMPT);
-        if ((length = read(0, line, LINE_SIZE)) <= 0)
+        if ((length = read(0, line, sizeof line - 1)) <= 0)
             return last_status;
         line[length] = 0;
         run_line(line);

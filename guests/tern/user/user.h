@@ -26,7 +26,6 @@ int setgroup(int pid, int group);
 int foreground(int group);
 int process_info(int index, struct process_info *info);
 int memory_info(struct memory_info *info);
-int program_info(int index, struct program_info *info);
 void poweroff(int status) __attribute__((noreturn));
 int syscall(int number, uint32_t a, uint32_t b, uint32_t c);
 
