@@ -12,12 +12,12 @@ TERN_KERNEL_OBJECTS := $(TERN_KERNEL:%=$(TERN_OUT)/kernel/%.o) $(TERN_LIBRARY:%=
 TERN_USER_OBJECTS := $(TERN_OUT)/user/start.o $(TERN_OUT)/user/lib.o $(TERN_LIBRARY:%=$(TERN_OUT)/lib/%.o)
 TERN_ELVES := $(TERN_PROGRAMS:%=$(TERN_OUT)/bin/%)
 
-$(TERN_OUT)/%.o: $(TERN)/%.c $(MAKEFILES_READ)
+$(TERN_OUT)/%.o: $(TERN)/%.c Makefile $(TERN)/tern.mk
 	@mkdir -p $(@D)
 	@echo '  CC  $<'
 	$(Q)$(CC) $(TERN_FLAGS) -MMD -c -o $@ $<
 
-$(TERN_OUT)/%.o: $(TERN)/%.S $(MAKEFILES_READ)
+$(TERN_OUT)/%.o: $(TERN)/%.S Makefile $(TERN)/tern.mk
 	@mkdir -p $(@D)
 	@echo '  CC  $<'
 	$(Q)$(CC) $(TERN_FLAGS) -MMD -c -o $@ $<
@@ -27,13 +27,13 @@ $(TERN_OUT)/bin/%: $(TERN_OUT)/user/%.o $(TERN_USER_OBJECTS) $(TERN)/user/user.l
 	@echo '  LD  $@'
 	$(Q)$(LD) $(GUEST_LDFLAGS) -n -s -T $(TERN)/user/user.ld -o $@ $< $(TERN_USER_OBJECTS)
 
-# The programs, in the order in which `help` shows them.
+# The table of programs that kernel/programs.S includes.
 $(TERN_OUT)/programs.inc: $(TERN)/tern.mk
 	@mkdir -p $(@D)
 	$(Q)for p in $(TERN_PROGRAMS); do echo "program $$p"; done > $@
 
 $(TERN_OUT)/kernel/programs.o: $(TERN_OUT)/programs.inc $(TERN_ELVES)
-$(TERN_OUT)/kernel/programs.o: TERN_FLAGS += -Wa,-I$(TERN_OUT)/bin
+$(TERN_OUT)/kernel/programs.o: private TERN_FLAGS += -Wa,-I$(TERN_OUT)/bin
 
 $(TERN_OUT)/kernel.ld: $(TERN)/kernel/kernel.ld $(TERN)/kernel/layout.h
 	@mkdir -p $(@D)
@@ -52,7 +52,7 @@ $(OUT)/tern.elf: $(TERN_KERNEL_OBJECTS) $(TERN_OUT)/kernel.ld $(TERN)/kernel/sym
 	$(Q)$(TERN_LINK) -o $@
 
 .SECONDARY:
--include $(TERN_KERNEL_OBJECTS:.o=.d) $(TERN_USER_OBJECTS:.o=.d)
+-include $(TERN_KERNEL_OBJECTS:.o=.d) $(TERN_USER_OBJECTS:.o=.d) $(TERN_PROGRAMS:%=$(TERN_OUT)/user/%.d)
 
 # make run-tern [APPEND='run="ps; mem"']: on QEMU's ISA PC.
 .PHONY: run-tern
