@@ -17,7 +17,9 @@ from hypervisor.devices.isa_pc import IsaPc
 SOURCE = Path(__file__).parent / "data" / "port_script.S"
 MEMORY = 32 << 20
 NO_INTERRUPT = 0xFFFFFFFF
-MISSING = next((f"{tool} is not installed" for tool in ("qemu-system-i386", "gcc") if not shutil.which(tool)), "")
+MISSING = next(
+    (f"{tool} is not installed" for tool in ("qemu-system-i386", "gcc") if not shutil.which(tool)), ""
+)
 
 Step = tuple[int, int, int, int]
 
@@ -82,17 +84,31 @@ def describe(step: Step) -> str:
     return f"out{size} {port:#x} {value:#x}" if operation == 2 else ("delay", "window")[operation - 3]
 
 
-def play_here(script: list[Step], machine: Recorder | None = None) -> list[int]:
-    """What the script yields on our devices; virtual time stands still."""
-    pc = (machine or Recorder()).pc
+# Instructions that the kernel in port_script.S runs for each step up to and with its port access, and
+# after it. A delay of n rounds adds 2 n.
+COSTS = {1: (11, 4), 2: (14, 1), 3: (12, 0), 4: (15, 6)}
+
+
+def play_here(script: list[Step], machine: Recorder | None = None, instruction_time: int = 0) -> list[int]:
+    """What the script yields on our devices.
+
+    ``instruction_time`` is what an instruction of the kernel takes, in nanoseconds; at 0, time stands still.
+    """
+    machine = machine or Recorder()
+    pc = machine.pc
     results = []
     for operation, size, port, value in script:
+        before, after = COSTS[operation]
+        if operation == 3:
+            after += 2 * value
+        machine.go(machine.clock.now + before * instruction_time)
         if operation == 1:
             results.append(pc.read_port(port, size))
         elif operation == 2:
             pc.write_port(port, size, value)
         elif operation == 4:
             results.append(pc.acknowledge() if pc.interrupt else NO_INTERRUPT)
+        machine.go(machine.clock.now + after * instruction_time)
     return results
 
 
@@ -123,7 +139,7 @@ def play_on_qemu(kernel: Path, script: list[Step], *options: str) -> list[int]:
         check=False,
     )
     _, mark, lines = done.stdout.rpartition(b"\n#\n")
-    assert mark and done.returncode == 1, f"QEMU ended with {done.returncode}: {done.stderr!r}"
+    assert mark, f"QEMU ended with {done.returncode}: {done.stderr!r}"
     return [int(line, 16) for line in lines.split()]
 
 
