@@ -31,7 +31,7 @@ from hypervisor.state.stream import Progress, StreamReader
 
 OUTCOMES_KEPT = 1024
 FIRST_MESSAGE = 5.0
-"""Seconds that a new connection has for its first message: others wait meanwhile."""
+"""Seconds that a new connection has for its first message, at most: others wait meanwhile."""
 
 M = TypeVar("M", bound=Machine)
 
@@ -172,7 +172,7 @@ class Listener:
         with channel:
             self._current = channel
             try:
-                first = _first_message(channel)
+                first = self._first_message(channel)
                 if isinstance(first, Settle):
                     self._settle(channel, first)
                 elif isinstance(first, Hello):
@@ -293,6 +293,13 @@ class Listener:
             # If this one is lost, the source asks later, and `_outcomes` knows.
             channel.send(ack)
 
+    def _first_message(self, channel: Channel) -> Hello | Settle | None:
+        """What a new connection wants; None if it is nothing that concerns us (a port scanner, say)."""
+        try:
+            return channel.receive(Hello, Settle, timeout=min(FIRST_MESSAGE, self._timeouts.message))
+        except MigrationError:
+            return None
+
     def _settle(self, channel: Channel, question: Settle) -> None:
         """The source of an earlier transfer asks what became of it."""
         with self._lock:
@@ -368,20 +375,11 @@ class Listener:
             if channel is None:
                 continue
             with channel:
-                first = _first_message(channel)
+                first = self._first_message(channel)
                 if isinstance(first, Settle):
                     self._settle(channel, first)
                 elif isinstance(first, Hello):
                     channel.refuse(Refused("no one waits for a guest there"))
-
-
-def _first_message(channel: Channel) -> Hello | Settle | None:
-    """What a new connection wants; None if it is nothing that concerns us (a port scanner, say)."""
-    try:
-        first: Hello | Settle = channel.receive(Hello, Settle, timeout=FIRST_MESSAGE)
-    except MigrationError:
-        return None
-    return first
 
 
 def _incoming(hello: Hello, recorder: Recorder) -> str:
