@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hypervisor.errors import AddressError
 from hypervisor.state.model import MachineConfig
@@ -17,7 +17,8 @@ from hypervisor.state.model import MachineConfig
 
 class FakeStop(NamedTuple):
     reason: str
-    detail: Any = None
+    detail: str = ""
+    status: int = 0
 
 
 class FakeConsole:

@@ -41,7 +41,7 @@ def test_a_script_reads_like_a_session(prompt):
     assert ending is Ending.QUIT
     assert prompt.out.getvalue() == (
         "(hv) run 250\n"
-        "..[reached the instruction asked for, at instruction 250]\n"
+        "..\n[reached the instruction asked for, at instruction 250]\n"
         "(hv) \n"
         "(hv) # a remark\n"
         f"(hv) digest\n{250:064x}\n"
@@ -93,8 +93,8 @@ def test_a_step_shows_where_the_guest_is_then(prompt, vm):
 
 
 def test_a_guest_that_ends_is_told(prompt, vm):
-    vm.script = {120: FakeStop("triple-fault", "#PF at 0x10")}
-    assert say(prompt, "run") == ".[triple fault: #PF at 0x10, at instruction 120]\n"
+    vm.script = {120: FakeStop("triple-fault", "triple fault at 0x10")}
+    assert say(prompt, "run") == ".\n[triple fault at 0x10, at instruction 120]\n"
     assert prompt.state() == "(hv ended) "
     assert "has ended" in say(prompt, "run")
     assert "has ended" in say(prompt, "step")

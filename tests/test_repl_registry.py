@@ -141,6 +141,11 @@ def test_what_is_no_address_is_refused(text):
         kind_of(Address).read(text, NAMES)
 
 
+def test_counts_are_decimal_and_sizes_binary():
+    assert kind_of(Count).read("2m", {}) == 2_000_000
+    assert size("2m") == 2 << 20
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "x", "1<<3", "0x8000000000000000", ""])
 def test_what_is_no_count_is_refused(text):
     with pytest.raises(UsageError):

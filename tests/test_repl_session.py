@@ -77,7 +77,7 @@ def test_a_target_in_the_past_is_refused(vm, session):
 
 
 def test_a_guest_that_has_ended_is_not_run_again(vm, session):
-    vm.script = {5: FakeStop("exit", 7)}
+    vm.script = {5: FakeStop("exit", "7", 7)}
     session.start()
     session.wait()
     assert session.finished
@@ -130,11 +130,13 @@ def test_closing_a_session_stops_its_guest(vm):
     ("stop", "status", "words"),
     [
         (None, 0, "not run yet"),
-        (FakeStop("exit", 7), 7, "exit: 7"),
-        (FakeStop("exit", 0x1FF), 0xFF, "exit: 511"),
-        (FakeStop("stop"), 0, "stopped on request"),
-        (FakeStop("halted"), 0, "halted"),
-        (FakeStop("triple-fault", "#PF at 0x10"), 1, "triple fault: #PF at 0x10"),
+        (FakeStop("exit", "7", 7), 7, "the guest ended with status 7"),
+        (FakeStop("exit", "511", 511), 255, "the guest ended with status 511"),
+        (FakeStop("stop", "asked to stop"), 0, "stopped on request"),
+        (FakeStop("halted", "halted with interrupts off"), 0, "halted with interrupts off"),
+        (FakeStop("triple-fault", "triple fault at 0x10"), 1, "triple fault at 0x10"),
+        (FakeStop("error", "not supported"), 1, "not supported"),
+        (FakeStop("reset"), 0, "reset"),
     ],
 )
 def test_a_stop_has_a_status_and_words(stop, status, words):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hypervisor.machine import VirtualMachine
 
 PROMPT = b"tern$ "
-KEYS = "count 40 20 &\ncount 40 30 &\nps\nsum 20\n"
+KEYS = "count 500 20 &\ncount 500 30 &\nps\nsum 20\n"
 
 CHUNK = 20_000
 """Instructions between two looks for the shell's prompt."""
@@ -35,11 +35,14 @@ CHUNK = 20_000
 BOOT_LIMIT = 50_000_000
 """Instructions after which a kernel that shows no prompt has failed to boot."""
 
-BEFORE = (300_000, 1_500_000)
+BEFORE = (10_000_000, 30_000_000)
 """The guest moves between so many instructions after the keys."""
 
-AFTER = 2_000_000
+AFTER = 40_000_000
 """Instructions that it runs on at B before all is compared."""
+
+LINES = 4
+"""Lines of each console to show."""
 
 PATIENCE = 60.0
 """Seconds until the other process is given up."""
@@ -87,11 +90,11 @@ def run(options: argparse.Namespace) -> int:
         twin.run(until=end_at)
         straight, digest = bytes(twin.console.output).decode(errors="replace"), twin.digest()
 
-    same_output = visible(before + arrived.console) == visible(straight)
+    same_output = (before + arrived.console).rstrip("\n") == straight.rstrip("\n")
     same_state = arrived.digest == digest
     print()
-    print("console, on A:   " + last_line(before))
-    print("console, on B:   " + last_line(arrived.console))
+    print(tail("A", before))
+    print(tail("B", arrived.console))
     print(f"exits on A:      {sum(exits.values()):,}")
     print(f"digest of B:     {arrived.digest}")
     print(f"digest of twin:  {digest}")
@@ -121,15 +124,15 @@ def say(who: str, what: str) -> None:
     print(f"{who:>4}: {what}", flush=True)
 
 
-def last_line(console: str) -> str:
-    """The last line that is complete, for a person to see the counters go on."""
-    lines = [line.strip() for line in console.splitlines()[:-1] if line.strip()]
-    return lines[-1] if lines else "(nothing)"
-
-
-def visible(console: str) -> str:
-    """Console text without carriage returns, which a pipe's reader may have dropped."""
-    return console.replace("\r", "")
+def tail(who: str, console: str) -> str:
+    """The last lines of a console as a screen would show them, to see the counters go on."""
+    shown = []
+    for line in console.split("\n"):
+        # The shell redraws its prompt below a background job's line: carriage return, erase to the end.
+        text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").rpartition("\r")[2]).strip()
+        if text and text != PROMPT.decode().strip():
+            shown.append(f"   console on {who}: {text}")
+    return "\n".join(shown[-LINES:])
 
 
 class Destination:
@@ -146,14 +149,14 @@ class Destination:
             "--prompt",
         ]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)  # noqa: S603 - ourselves
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)  # noqa: S603 - ourselves
         self._address = ""
 
     @property
     def address(self) -> str:
         """Where it listens; it says so in its first line on stderr."""
         if not self._address:
-            line = self._process.stderr.readline() if self._process.stderr else ""
+            line = self._process.stderr.readline().decode() if self._process.stderr else ""
             found = re.search(r"tcp:\S+:\d+", line)
             if found is None:
                 raise HypervisorError(f"B did not start: {line.strip() or 'it ended without a word'}")
@@ -163,7 +166,11 @@ class Destination:
     def run_to(self, instruction: int) -> Arrived:
         """Let the guest run to an instruction there; it ends with its process then."""
         try:
-            out, err = self._process.communicate(f"until {instruction}\ndigest\nquit\n", PATIENCE)
+            # Bytes: reading text would turn the guest's carriage returns into line ends.
+            script = f"until {instruction}\ndigest\nquit\n".encode()
+            out, err = (
+                stream.decode(errors="replace") for stream in self._process.communicate(script, PATIENCE)
+            )
         except subprocess.TimeoutExpired:
             raise MigrationError(f"B did not reach instruction {instruction:,} in {PATIENCE:.0f} s") from None
         found = re.search(

@@ -15,7 +15,7 @@ from hypervisor.errors import UsageError
 from hypervisor.migration.channel import parse_address
 from hypervisor.migration.destination import Listener
 from hypervisor.repl import machines
-from hypervisor.repl.kinds import size
+from hypervisor.repl.kinds import count, size
 from hypervisor.repl.prompt import Ending, Prompt
 from hypervisor.repl.session import Session, describe, status_of
 
@@ -27,9 +27,12 @@ def run(options: argparse.Namespace) -> int:
     """Give the guest the terminal until it ends or somebody leaves; its own status becomes ours."""
     check(options)
     with contextlib.ExitStack() as held:
-        session: Session[Any] = Session(_machine(options, held))
+        vm = _machine(options, held)
+        session: Session[Any] = Session(vm)
         held.callback(session.close)
-        prompt = Prompt(session, interactive=sys.stdin.isatty() and sys.stdout.isatty())
+        interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        vm.pace = interactive if options.pace is None else options.pace
+        prompt = Prompt(session, interactive=interactive)
         if options.until is not None:
             session.breakpoints.add(options.until)
         at_prompt: bool = options.prompt
@@ -151,7 +154,12 @@ COMMAND = Command(
             "an idle guest's time does not run ahead of ours (on a terminal, unless --no-pace)",
             switch=True,
         ),
-        Option(("--until",), "stop at this instruction count", size, metavar="COUNT"),
+        Option(
+            ("--until",),
+            "stop at this instruction count; k, m and g are powers of 1000",
+            count,
+            metavar="COUNT",
+        ),
     ),
     examples=(
         "hv run tern --until 3m </dev/null",

@@ -99,12 +99,14 @@ def attach(session: Session[Any], prompt: Prompt, stdin: int = 0, stdout: int = 
             # In this order: what the guest printed before it stopped is seen after it was seen stopped.
             running = session.running
             write_all(stdout, prompt.new_output())
-            if not running:
+            # A guest that waits for input, and for nothing else, has not ended while there may be some.
+            waiting = not running and listening and is_idle(session)
+            if not running and not waiting:
                 return Departure.ENDED
             if not listening:
                 session.wait(_POLL)
                 continue
-            if not selector.select(_POLL):
+            if not selector.select(None if waiting else _POLL):
                 continue
             data = os.read(stdin, _CHUNK)
             if not data:
@@ -115,12 +117,19 @@ def attach(session: Session[Any], prompt: Prompt, stdin: int = 0, stdout: int = 
             for part in decoder.feed(data) if terminal else (data,):
                 if isinstance(part, bytes):
                     session.vm.console.send(part)
+                    if is_idle(session):
+                        session.start()
                 elif part == "x":
                     return Departure.QUIT
                 elif part == "c":
                     return Departure.PROMPT
                 elif part in "h?":
                     write_all(stdout, HELP)
+
+
+def is_idle(session: Session[Any]) -> bool:
+    """Does the guest stand still because only input would wake it?"""
+    return not session.running and session.last_stop is not None and session.last_stop.reason == "idle"
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -16,7 +16,7 @@ _TOKEN = re.compile(
     re.IGNORECASE,
 )
 
-_SUFFIX = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_POWERS = {"k": 1, "m": 2, "g": 3}
 
 _LEVELS: tuple[dict[str, Callable[[int, int], int]], ...] = (
     {"|": lambda a, b: a | b},
@@ -32,12 +32,12 @@ _DEEPEST = 50
 """Parentheses and signs within each other: enough for people, and far from Python's recursion limit."""
 
 
-def number(text: str) -> int:
-    """A literal: decimal, ``0x``, ``0b``; decimal may end in k, m or g for powers of 1024."""
+def number(text: str, thousand: int = 1024) -> int:
+    """A literal: decimal, ``0x``, ``0b``; decimal may end in k, m or g for powers of ``thousand``."""
     lower = text.lower()
     try:
-        if lower[-1:] in _SUFFIX and not lower.startswith("0x"):
-            return int(lower[:-1]) * _SUFFIX[lower[-1]]
+        if lower[-1:] in _POWERS and not lower.startswith("0x"):
+            return int(lower[:-1]) * thousand ** _POWERS[lower[-1]]
         return int(lower, 0) if lower[:2] in ("0x", "0b") else int(lower)
     except ValueError:
         raise UsageError(f"{text!r} is not a number") from None

@@ -63,10 +63,7 @@ class _Text(Kind[str]):
 
 class _Count(Kind[int]):
     def read(self, text: str, names: Mapping[str, int]) -> int:
-        value = number(text)
-        if not 0 < value < 1 << 63:
-            raise UsageError(f"{text!r}: a count is at least 1 and below 2**63")
-        return value
+        return count(text)
 
 
 class _Address(Kind[GuestAddress]):
@@ -172,6 +169,14 @@ def choice(label: str, *choices: str) -> Kind[str]:
     return _Choice(label, " or ".join(choices), choices=choices)
 
 
+def count(text: str) -> int:
+    """How many: ``2m`` is two million."""
+    value = number(text, 1000)
+    if not 0 < value < 1 << 63:
+        raise UsageError(f"{text!r}: a count is at least 1 and below 2**63")
+    return value
+
+
 def size(text: str) -> int:
     """Bytes: ``32M``, ``65536``, ``0x10000``."""
     value = number(text)
@@ -182,7 +187,7 @@ def size(text: str) -> int:
 
 Text = Annotated[str, _Text("TEXT", "the rest of the line", greedy=True)]
 Word = Annotated[str, _Text("NAME", "a word")]
-Count = Annotated[int, _Count("COUNT", "a number: 1000, 0x400, 5m (k, m, g are powers of 1024)")]
+Count = Annotated[int, _Count("COUNT", "a number: 1000, 0x400, 5m (k, m, g are powers of 1000)")]
 Address = Annotated[
     GuestAddress,
     _Address("ADDRESS", "[gva:|gpa:|hpa:]EXPRESSION with registers: esp+8, gpa:0x100000; gva if not said"),

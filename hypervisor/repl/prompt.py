@@ -58,6 +58,7 @@ class Prompt:
         self.out = out or sys.stdout
         self.interactive = interactive
         self.status = 0
+        self._line_begun = False
         self._seen = 0
         self._seen_of: object = None
         self._register_names: Mapping[str, int] = {}
@@ -70,8 +71,15 @@ class Prompt:
         return self.out if self.interactive else None
 
     def write(self, text: str) -> None:
-        self.out.write(text)
-        self.out.flush()
+        if text:
+            self.out.write(text)
+            self.out.flush()
+            self._line_begun = not text.endswith("\n")
+
+    def fresh_line(self) -> None:
+        """End the line that the guest may have left unfinished (its own prompt, say)."""
+        if self._line_begun:
+            self.write("\n")
 
     def new_output(self) -> bytes:
         """What the guest printed since the last call."""
@@ -98,11 +106,14 @@ class Prompt:
             answer = found.function(self, **arguments)
         except HypervisorError as error:
             self.status = error.status
+            self.fresh_line()
             self.write(f"error: {error}\n")
         except KeyboardInterrupt:
+            self.fresh_line()
             self.write("interrupted\n")
         else:
             if answer:
+                self.fresh_line()
                 self.write(answer.rstrip("\n") + "\n")
 
     def state(self) -> str:
@@ -118,6 +129,7 @@ class Prompt:
         """Do the lines of a pipe or file, echoing each behind the prompt."""
         try:
             for line in lines:
+                self.fresh_line()
                 self.write(self.state() + line.strip() + "\n")
                 self.execute(line)
         except LeavePrompt as leave:

@@ -21,7 +21,7 @@ from hypervisor.repl.protocol import Machine, Stop
 
 M = TypeVar("M", bound=Machine)
 
-FINAL = frozenset({"exit", "triple-fault", "halted"})
+FINAL = frozenset({"exit", "reset", "triple-fault", "halted", "error"})
 """Reasons after which the guest does not go on: there is nothing left that it would execute."""
 
 _REPEAT = 0.05
@@ -171,27 +171,28 @@ class Session(Generic[M]):
 
 
 def describe(stop: Stop | None) -> str:
-    """A stop as people say it.
-
-    >>> from types import SimpleNamespace
-    >>> describe(SimpleNamespace(reason="triple-fault", detail="page fault at 0x10"))
-    'triple fault: page fault at 0x10'
-    """
+    """A stop as people say it."""
     if stop is None:
         return "not run yet"
-    words = {"limit": "reached the instruction asked for", "stop": "stopped on request"}
-    text = words.get(stop.reason, stop.reason.replace("-", " "))
-    return text if stop.detail in (None, "", 0) and stop.reason != "exit" else f"{text}: {stop.detail}"
+    match stop.reason:
+        case "limit":
+            return "reached the instruction asked for"
+        case "stop":
+            return "stopped on request"
+        case "exit":
+            return f"the guest ended with status {stop.status}"
+        case _:
+            return stop.detail or stop.reason
 
 
 def status_of(stop: Stop | None) -> int:
     """The exit status that a guest's end stands for.
 
-    The isa-debug-exit device decides for itself; a triple fault, after which QEMU would reset the
-    machine, is a failure; everything else (a stop, a halt for ever) is none.
+    The isa-debug-exit device decides for itself. A triple fault, after which hardware would reset the
+    machine, and an error are failures; everything else (a stop, a reset, a halt for ever) is none.
     """
     if stop is None:
         return 0
     if stop.reason == "exit":
-        return int(stop.detail) & 0xFF
-    return HypervisorError.status if stop.reason == "triple-fault" else 0
+        return stop.status & 0xFF
+    return HypervisorError.status if stop.reason in ("triple-fault", "error") else 0

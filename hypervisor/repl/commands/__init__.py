@@ -1,5 +1,8 @@
 """The prompt's commands, by what they are about. Importing this fills the registry."""
 
-from hypervisor.repl.commands import execution, general, lifecycle, looking, paging
+from importlib import import_module
 
-__all__ = ["execution", "general", "lifecycle", "looking", "paging"]
+MODULES = ("execution", "general", "lifecycle", "looking", "paging")
+
+for _module in MODULES:
+    import_module(f"{__name__}.{_module}")

@@ -151,6 +151,8 @@ def exits(prompt: Prompt) -> str:
 def screen(prompt: Prompt) -> str:
     """Show the VGA text screen."""
     lines = prompt.session.stopped_vm.screen().split("\n")
-    width = max((len(line) for line in lines), default=0)
+    width = max(len(line) for line in lines)
+    if not width:
+        return "(the screen is empty)"
     edge = "+" + "-" * width + "+"
     return "\n".join([edge, *(f"|{line:<{width}}|" for line in lines), edge])
