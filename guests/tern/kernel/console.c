@@ -242,7 +242,8 @@ int console_read(char *buffer, uint32_t size)
                 return -E_INTERRUPTED;
             uart_wait_room(LINE_ROOM);
             done = edit((unsigned char)c);
-            uart_start();
+            if (done || in_head == in_tail)
+                uart_start(); /* not for each character, if there are many */
         }
     }
     uint32_t n = line_length - line_taken;

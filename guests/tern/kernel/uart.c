@@ -105,6 +105,8 @@ uint32_t uart_room(void)
 /* Sleeps until there is room, if the caller is a process; else makes room. */
 void uart_wait_room(uint32_t bytes)
 {
+    if (uart_room() >= bytes)
+        return; /* the interrupt can only make it more */
     interrupts_off();
     while (uart_room() < bytes) {
         if (interrupts_depth == 1 && current->pid != 0)
