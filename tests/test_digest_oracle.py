@@ -1,0 +1,224 @@
+"""A guest that is stopped, moved, disturbed or put away reaches the same state as one that never was."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from other_monitor import OtherMonitor
+from scripted_guest import LAST, TYPED, Reference, advance, boot, moments, straight
+
+from hypervisor.machine import VirtualMachine
+from hypervisor.migration import Listener, send
+from hypervisor.repl import machines
+from hypervisor.state import files
+
+STARTS = moments(seed=1, number=50)
+LENGTHS = [random.Random(2).choice([1, 7, 1_000, 50_000, 400_000]) for _ in STARTS]
+JOURNEYS = [(start, start + length) for start, length in zip(STARTS, LENGTHS, strict=True)]
+FIVE_STOPS = moments(seed=3, number=5)
+DISTURBED = moments(seed=4, number=8)
+ENDS = [end for _, end in JOURNEYS]
+
+
+@functools.cache
+def reference() -> Reference:
+    return Reference([*STARTS, *ENDS, *FIVE_STOPS, *DISTURBED, LAST])
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[OtherMonitor]:
+    with OtherMonitor() as monitor:
+        yield monitor
+
+
+def hop(vm: VirtualMachine, listener: Listener) -> VirtualMachine:
+    """Move a guest through a TCP socket into another machine of this process."""
+    arrived: list[VirtualMachine] = []
+    receiver = threading.Thread(target=lambda: arrived.append(listener.receive(VirtualMachine.create)))
+    receiver.start()
+    send(vm, listener.address)
+    receiver.join()
+    vm.close()
+    return arrived[0]
+
+
+def test_the_twin_does_what_its_script_says() -> None:
+    """Otherwise all the rest would compare guests that do nothing."""
+    told = reference().console[LAST].decode()
+    for line in ("sum 1: 58cf84d2", "typed in two pieces", "killed: read from", "frames:", "[2] killed"):
+        assert line in told
+    assert len(set(reference().digest.values())) == len(reference().digest)
+
+
+@pytest.mark.smoke
+def test_two_straight_runs_agree() -> None:
+    with boot() as vm:
+        reference().check(advance(vm, STARTS[10]))
+        reference().check(advance(vm, LAST))
+
+
+@pytest.mark.parametrize(("start", "end"), JOURNEYS[::2])
+def test_a_guest_that_moves_within_this_process_cannot_tell(start: int, end: int) -> None:
+    with Listener("tcp::0") as listener:
+        vm = advance(boot(), start)
+        before = bytes(vm.console.output)
+        with hop(vm, listener) as arrived:
+            reference().check(arrived)
+            reference().check(advance(arrived, end))
+            assert before + arrived.console.output == reference().console[end]
+
+
+@pytest.mark.parametrize(("start", "end"), JOURNEYS[1::2])
+def test_a_guest_that_moves_to_another_process_cannot_tell(start: int, end: int, other: OtherMonitor) -> None:
+    with boot() as vm:
+        advance(vm, start)
+        other.tell(do="receive")
+        send(vm, other.address)
+        before = vm.console.output.decode("latin-1")
+    assert other.hear()["digest"] == reference().digest[start]
+    there = other.ask(do="advance", to=end)
+    assert there["digest"] == reference().digest[end]
+    assert before + there["console"] == reference().console[end].decode("latin-1")
+
+
+def test_five_migrations_in_a_row_between_three_processes(other: OtherMonitor) -> None:
+    with OtherMonitor() as third, Listener("tcp::0") as here:
+        vm = advance(boot(), FIVE_STOPS[0])
+        other.tell(do="receive")
+        send(vm, other.address)
+        vm.close()
+        other.hear()
+        where = other
+        for count, to in zip(FIVE_STOPS[1:], (third, other, third), strict=False):
+            assert where.ask(do="advance", to=count)["digest"] == reference().digest[count]
+            to.tell(do="receive")
+            where.ask(do="send", to=to.address)
+            to.hear()
+            where = to
+        assert where.ask(do="advance", to=FIVE_STOPS[4])["digest"] == reference().digest[FIVE_STOPS[4]]
+        where.tell(do="send", to=str(here.address))
+        with here.receive(VirtualMachine.create) as vm:
+            where.hear()
+            assert vm.epoch == 5
+            reference().check(advance(vm, LAST))
+
+
+@pytest.mark.parametrize("stop_seed", range(3))
+def test_stop_requests_at_random_moments_leave_no_trace(stop_seed: int) -> None:
+    chosen = random.Random(stop_seed)
+    finished = threading.Event()
+    stops = itertools.count()
+
+    def disturb() -> None:
+        while not finished.wait(chosen.random() * 0.002):
+            vm.request_stop()
+
+    def run(vm: VirtualMachine, count: int) -> None:
+        while True:
+            stop = vm.run(until=count)
+            if stop.reason == "limit":
+                return
+            assert stop.reason == "stop"
+            next(stops)
+
+    with boot() as vm:
+        somebody = threading.Thread(target=disturb)
+        somebody.start()
+        try:
+            for count in DISTURBED:
+                reference().check(advance(vm, count, run))
+        finally:
+            finished.set()
+            somebody.join()
+    assert next(stops) > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hidden_faults_leave_no_trace(seed: int) -> None:
+    """Dropping the shadow tables makes every page fault anew, in the middle of whatever the guest does."""
+    chosen = random.Random(seed)
+
+    def run(vm: VirtualMachine, count: int) -> None:
+        while vm.instructions < count:
+            straight(vm, min(count, vm.instructions + chosen.choice([1, 50, 3_000, 60_000])))
+            vm.paging.drop()
+
+    with boot() as vm:
+        for count in DISTURBED:
+            run_here = run if count - vm.instructions < 1_500_000 else straight
+            reference().check(advance(vm, count, run_here))
+
+
+def test_dropping_the_shadow_tables_at_every_instruction_leaves_no_trace() -> None:
+    first = 2_499_900
+
+    def run(vm: VirtualMachine, count: int) -> None:
+        while vm.instructions < count:
+            straight(vm, vm.instructions + 1)
+            vm.paging.drop()
+
+    with boot() as vm, boot() as twin:
+        advance(vm, first)
+        advance(twin, first)
+        advance(vm, first + 2_000, run)
+        advance(twin, first + 2_000)
+        assert vm.state_digest() == twin.state_digest()
+
+
+@pytest.mark.parametrize("count", DISTURBED)
+def test_a_guest_that_was_saved_and_loaded_cannot_tell(count: int, tmp_path: Path) -> None:
+    with boot() as vm:
+        files.save(advance(vm, count), tmp_path / "guest")
+        reference().check(vm)
+    with machines.load(tmp_path / "guest") as vm:
+        reference().check(vm)
+        reference().check(advance(vm, LAST))
+
+
+def test_a_guest_moves_between_compiled_and_interpreted_monitors(other: OtherMonitor) -> None:
+    first, second, third = FIVE_STOPS[1], FIVE_STOPS[2], FIVE_STOPS[3]
+    with OtherMonitor(pure=True) as pure:
+        assert not pure.compiled
+        pure.ask(do="boot")
+        for count, source, destination in ((first, pure, other), (second, other, pure), (third, pure, other)):
+            assert source.ask(do="advance", to=count)["digest"] == reference().digest[count]
+            destination.tell(do="receive")
+            source.ask(do="send", to=destination.address)
+            assert destination.hear()["digest"] == reference().digest[count]
+        assert other.ask(do="advance", to=LAST)["digest"] == reference().digest[LAST]
+
+
+def test_a_snapshot_can_be_returned_to_again_and_again() -> None:
+    with boot() as vm:
+        snapshot = advance(vm, DISTURBED[3]).snapshot()
+        for _ in range(3):
+            reference().check(advance(vm, DISTURBED[5]))
+            vm.load_snapshot(snapshot)
+            reference().check(vm)
+
+
+def test_looking_at_a_guest_leaves_no_trace() -> None:
+    """Registers, memory, translations, disassembly and screens are for reading only."""
+    chosen = random.Random(5)
+
+    def run(vm: VirtualMachine, count: int) -> None:
+        while vm.instructions < count:
+            straight(vm, min(count, vm.instructions + chosen.randrange(1, 300_000)))
+            registers = vm.registers()
+            vm.real_registers()
+            vm.disassemble(registers["eip"], 5)
+            for gva in (registers["eip"], registers["esp"], 0, 0xFFFFF000, chosen.getrandbits(32)):
+                vm.translate(gva)
+            vm.screen()
+            vm.exit_counts()
+            vm.capture()
+
+    with boot() as vm:
+        assert set(TYPED) & set(range(LAST))
+        reference().check(advance(vm, LAST, run))
