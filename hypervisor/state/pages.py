@@ -60,7 +60,7 @@ def _crc_of_byte(value: int) -> int:
 _CRC_TABLE = tuple(_crc_of_byte(value) for value in range(256))
 
 
-def crc32c(data: Readable, crc: int = 0, *, hardware: bool = True) -> int:  # noqa: ARG001 - the twin's
+def crc32c(data: Readable, crc: int = 0, *, hardware: bool = True) -> int:
     """The CRC-32C (RFC 3720, appendix B.4) of ``data``, continuing from ``crc``.
 
     >>> hex(crc32c(b"123456789"))
