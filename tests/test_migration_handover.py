@@ -477,6 +477,38 @@ def test_five_migrations_in_a_row() -> None:
     assert not ledger.violations
 
 
+@pytest.mark.parametrize(("method", "owned"), [("write", True), ("receive", True), ("send", False)])
+def test_an_interrupt_at_any_moment_leaves_it_clear_who_owns_the_guest(monkeypatch, method, owned) -> None:
+    """Ctrl-C before Commit is just that, and the guest goes on; from Commit on it comes as unsettled."""
+    ledger = Ledger()
+    original = getattr(Channel, method)
+
+    def interrupted(self, *args, **kwargs):
+        if threading.current_thread() is not threading.main_thread():
+            return original(self, *args, **kwargs)
+        if method == "receive" and args == (Prepared,):
+            raise KeyboardInterrupt
+        if method == "write" and len(args[0]) > 4096:
+            raise KeyboardInterrupt
+        if method == "send" and isinstance(args[0], Commit):
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    source = source_machine(ledger)
+    with Destination(ledger) as destination:
+        monkeypatch.setattr(Channel, method, interrupted)
+        with pytest.raises(KeyboardInterrupt if owned else UnsettledError) as caught:
+            send(source, destination.listener.address, timeouts=PATIENT._replace(settle=20))
+        monkeypatch.undo()
+        assert source.owned is owned
+        if not owned:
+            assert ledger.owners == []
+            assert caught.value.handover.settle() is Departure.State.GONE  # type: ignore[attr-defined]
+            destination.join()
+            assert ledger.owners == ["destination 0"]
+    assert not ledger.violations
+
+
 # --------------------------------------------------------------------------------------- refusals
 
 

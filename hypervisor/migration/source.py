@@ -70,26 +70,28 @@ def send(
     recorder = Recorder(Report() if report is None else report)
     channel: Channel | None = None
     try:
-        try:
-            channel = connect(target, timeouts)
-            _prepare(channel, departure, recorder, progress)
-        except BaseException as error:
+        channel = connect(target, timeouts)
+        _prepare(channel, departure, recorder, progress)
+        _commit(channel, departure, recorder)
+    except BaseException as error:
+        sent = 0 if channel is None else channel.sent
+        if departure.state is Departure.State.OWNER:
             departure.abort()  # whatever it was, nothing is committed: the guest goes on here
-            recorder.finish("failed", channel.sent if channel else 0, error)
+            recorder.finish("failed", sent, error)
             if not isinstance(error, HypervisorError):
                 raise
             raise SendError(
                 f"migration to {target} failed in phase {recorder.phase}: {error}; the guest is still here",
                 handover,
             ) from None
-        try:
-            _commit(channel, departure, recorder)
-        except (MigrationError, KeyboardInterrupt) as error:
+        if channel is not None:
             channel.close()
-            _resolve(handover, recorder, channel.sent, error, timeouts)
+        if departure.state is Departure.State.IN_DOUBT:
+            _resolve(handover, recorder, sent, error, timeouts)
     finally:
         if channel is not None:
             channel.close()
+    assert channel is not None  # noqa: S101 - without one, it did not come so far
     recorder.finish("completed", channel.sent)
     return recorder.report
 
@@ -102,9 +104,7 @@ def _prepare(channel: Channel, departure: Departure, recorder: Recorder, progres
     recorder.enter(Phase.CONFIGURATION)
     channel.send(Configure(vm.config))
     channel.receive(Ready)
-    recorder.enter(
-        Phase.MEMORY
-    )  # rounds while the guest runs will come here; without them it has no duration
+    recorder.enter(Phase.MEMORY)  # rounds while the guest runs will come here; now it takes no time
     recorder.enter(Phase.STOP)
     departure.stop()
     state = vm.capture()
@@ -144,25 +144,25 @@ def _resolve(
     handover: Handover, recorder: Recorder, sent: int, error: BaseException, timeouts: Timeouts
 ) -> None:
     """Commit was sent, no Ack came: return if the guest is there after all, else say how it stands."""
-    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-    state = handover.state
-    if not isinstance(error, KeyboardInterrupt):
+    # Somebody who interrupts has waited long enough; what they get is still the way to settle it.
+    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
+    if isinstance(error, MigrationError):
         try:
-            state = handover.settle_within(timeouts.settle)
+            handover.settle_within(timeouts.settle)
         except (MigrationError, KeyboardInterrupt) as unsettled:
             reason = f"{reason}; {unsettled}" if str(unsettled) else reason
-    if state is Departure.State.GONE:
+    if handover.state is Departure.State.GONE:
         return
-    if state is Departure.State.OWNER:
+    if handover.state is Departure.State.OWNER:
         recorder.finish("failed", sent, reason)
         raise SendError(
             f"migration to {handover.address} failed in the handover: {reason}; the destination gave the guest "
             "up, it is still here",
             handover,
-        )
+        ) from None
     recorder.finish("unsettled", sent, reason)
     raise UnsettledError(
         f"migration to {handover.address}: the link broke in the handover ({reason}); the guest stays stopped "
         "here until it is settled with the destination",
         handover,
-    )
+    ) from None
