@@ -614,6 +614,8 @@ cdef class Cpu:
         core.block_count = 0
         if core.stop:
             core.stop = 0
+            core.exit_code = STOP
+            core.exits[STOP & 511] += 1
             return STOP
         with nogil:
             core.running = 1
@@ -621,8 +623,12 @@ cdef class Cpu:
             core.running = 0
         if error:
             self.error = (<bytes>uc_strerror(error)).decode()
+            core.exit_code = ERROR
             return ERROR
-        if core.exit_code == 0 or core.exit_code == STOP:
+        if core.exit_code == 0:
+            core.exit_code = STOP
+        core.exits[core.exit_code & 511] += 1
+        if core.exit_code == STOP:
             core.stop = 0
             return STOP
         if core.block_count and core.exit_code != VMEXIT_DB and (
@@ -677,6 +683,14 @@ cdef class Cpu:
         self.core.stop = 1
         if self.core.running:
             uc_emu_stop(<uc_engine *>self.core.uc)
+
+    def exit_counts(self):
+        """How often each exit was taken: {exit code: count}."""
+        counts = {}
+        for code in (*range(BASE, BASE + 0x100), *range(FENCE, ERROR)):
+            if self.core.exits[code & 511]:
+                counts[code] = self.core.exits[code & 511]
+        return counts
 
     @property
     def exit_code(self):
@@ -788,13 +802,15 @@ cdef class Cpu:
     cpdef uint32_t get_eip(self):
         return (<uint32_t *>(self.core.env + ENV_EIP))[0]
 
+    cpdef uint32_t linear_eip(self):
+        """Linear address of the next instruction."""
+        return (<uint32_t *>(self.core.env + ENV_EIP))[0] + (<uint32_t *>(self.core.env + ENV_SEGMENTS + SEGMENT + 8))[0]
+
     cpdef void set_eip(self, uint32_t value):
         (<uint64_t *>(self.core.env + ENV_EIP))[0] = value
 
     cpdef uint32_t get_eflags(self):
-        cdef uint32_t value = 0
-        uc_reg_read(<uc_engine *>self.core.uc, UC_X86_REG_EFLAGS, &value)
-        return value
+        return (<uint32_t *>(self.core.env + ENV_EFLAGS))[0]
 
     cpdef void set_eflags(self, uint32_t value):
         # Between runs all of EFLAGS is in its place (QEMU's cpu_exec_enter takes the arithmetic flags from

@@ -153,7 +153,7 @@ class Inspection:
 
     def exit_counts(self) -> dict[str, int]:
         """How often the guest was left, by reason, most frequent first."""
-        counts = sorted(self.monitor.counts.items(), key=lambda item: -item[1])
+        counts = sorted(self.cpu.exit_counts().items(), key=lambda item: -item[1])
         return {EXIT_NAMES.get(code, f"exit {code:#x}"): n for code, n in counts}
 
     def screen(self) -> str:

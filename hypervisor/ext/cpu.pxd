@@ -28,6 +28,7 @@ cdef struct Core:
     uint32_t block_size
     uint32_t block_count
     uint32_t exit_code
+    uint64_t exits[512]
     uint32_t new_pc
     uint32_t new_size
     uint32_t generation
@@ -68,6 +69,7 @@ cdef class Cpu:
     cpdef uint32_t general(self, uint32_t index)
     cpdef void set_general(self, uint32_t index, uint32_t value)
     cpdef uint32_t get_eip(self)
+    cpdef uint32_t linear_eip(self)
     cpdef void set_eip(self, uint32_t value)
     cpdef uint32_t get_eflags(self)
     cpdef void set_eflags(self, uint32_t value)

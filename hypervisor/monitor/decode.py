@@ -29,13 +29,16 @@ GENERAL = {getattr(x86, f"X86_REG_{name}"): i for names in (_NAMES_32, _NAMES_16
 CONTROL = {getattr(x86, f"X86_REG_CR{i}"): i for i in range(9)}
 DEBUG = {getattr(x86, f"X86_REG_DR{i}"): i for i in range(8)}
 
+CACHE_SIZE = 4096
+
 Handler = Callable[[VirtualCpu, "Instruction"], "bool | None"]
 
 
 class Instruction:
     """A decoded instruction: Capstone's view of it, and what we do when it traps."""
 
-    def __init__(self, decoded: Any, raw: bytes, handler: Handler | None) -> None:
+    def __init__(self, gva: int, decoded: Any, raw: bytes, handler: Handler | None) -> None:
+        self.gva = gva
         self.mnemonic: str = decoded.mnemonic
         self.text = f"{decoded.mnemonic} {decoded.op_str}".strip()
         self.name = self.mnemonic.split()[-1]
@@ -51,7 +54,7 @@ class Instruction:
         self.lock = decoded.prefix[0] == 0xF0
         self.handler = handler
         self.value = int.from_bytes(self.raw[:8], "little")
-        self.mask = (1 << 8 * min(8, self.size)) - 1
+        self.mask = int.from_bytes(b"\xff" * min(8, decoded.size), "little")
 
 
 class Decoder:
@@ -64,14 +67,14 @@ class Decoder:
             decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
             decoder.detail = True
             self.capstones[big] = decoder
-        self.cache: dict[int, Instruction] = {}
+        self.cache: list[Instruction | None] = [None] * CACHE_SIZE
 
     def at(self, v: VirtualCpu) -> Instruction | None:
         """The instruction at CS:EIP, or None if Capstone does not know it."""
-        gva = v.code_base + v.cpu.get_eip() & 0xFFFFFFFF
+        gva = v.cpu.linear_eip()
         raw = v.memory.fetch(v.paging.root, gva)
-        found = self.cache.get(gva)
-        if found is not None and raw & found.mask == found.value and found.size <= 8:
+        found = self.cache[gva % CACHE_SIZE]
+        if found is not None and found.gva == gva and raw & found.mask == found.value:
             return found
         return self.decode(v, gva)
 
@@ -82,15 +85,12 @@ class Decoder:
         decoded = next(self.capstones[big].disasm(code[:15], gva, 1), None)
         if decoded is None:
             return None
-        instruction = Instruction(decoded, code, self.handlers.get(decoded.mnemonic.split()[-1]))
+        instruction = Instruction(gva, decoded, code, self.handlers.get(decoded.mnemonic.split()[-1]))
         if not big:
             instruction.operand_size = 6 - instruction.operand_size
-        if len(self.cache) > 20_000:
-            self.cache.clear()
-        if big:
-            self.cache[gva] = instruction
-        else:
-            self.cache.pop(gva, None)
+        # The cache compares eight bytes and knows 32-bit code only.
+        if big and instruction.size <= 8:
+            self.cache[gva % CACHE_SIZE] = instruction
         return instruction
 
 

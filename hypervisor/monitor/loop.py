@@ -113,17 +113,18 @@ class Monitor:
         self.exact = clock.exact
         self.decoder = Decoder(dict(EMULATED))
         self.sites = Sites(v, technique)
-        self.counts: dict[int, int] = {}
-        """How often each exit was taken."""
         self.stop: Stop | None = None
         """Set by a device or a handler: stop after this instruction, because …"""
         self.before_entry: Callable[[], None] | None = None
         """Called at a stop request: takes in what arrived from outside; may set ``stop``."""
-        self.sleep: Callable[[int | None], bool] | None = None
-        """How to wait while the guest is idle: gets the ns until the next event or None; False if time is virtual."""
+        self.sleep: Callable[[int | None], None] | None = None
+        """How to wait while the guest is idle: gets the ns until the next event, or None if there is none.
+        Without it, an idle guest's time jumps to the next event."""
         self.stop_wanted = False
-        self.deadline: int | None = None
+        self.deadline = FOREVER
         """Virtual time of the next device event."""
+        self.pending = False
+        """Does a device want to interrupt the guest?"""
         self.near = 0
         """Until this count the guest is stepped: a fence lies in the middle of a block."""
         self.exits: dict[int, Callable[[], None]] = {
@@ -152,40 +153,44 @@ class Monitor:
 
     def run(self, until: int = FOREVER) -> Stop:
         """Run until ``until`` instructions have been retired since boot, or until something stops the guest."""
-        v, cpu, devices, clock = self.v, self.cpu, self.devices, self.clock
-        exits, counts, emulate = self.exits, self.counts, self.emulate
+        cpu, clock, exits, emulate = self.cpu, self.clock, self.exits, self.emulate
         clock.start()
+        self.refresh()
         try:
             while True:
                 if self.stop is not None:
                     stop, self.stop = self.stop, None
                     return stop
-                self.deadline = deadline = devices.next_deadline()
-                if deadline is not None and clock.update() >= deadline:
-                    devices.advance(clock.now)
-                    self.deadline = deadline = devices.next_deadline()
-                if self.exact and cpu.get_retired() >= until:
+                if self.deadline != FOREVER and clock.update() >= self.deadline:
+                    self.devices.advance(clock.now)
+                    self.refresh()
+                retired = cpu.get_retired()
+                if self.exact and retired >= until:
                     return Stop("limit")
                 fence = until
-                if self.exact and deadline is not None:
-                    fence = min(fence, max(clock.count_at(deadline), cpu.get_retired() + 1))
-                if devices.interrupt and v.flags & IF:
-                    if not v.shadowed():
+                if self.exact and self.deadline != FOREVER:
+                    fence = min(fence, max(clock.count_at(self.deadline), retired + 1))
+                if self.pending and self.v.interrupts_on():
+                    if not self.v.shadowed():
                         self.interrupt()
                         continue
-                    fence = cpu.get_retired() + 1
-                if v.halted:
-                    self.idle(deadline)
+                    fence = retired + 1
+                if self.v.halted:
+                    self.idle()
                     continue
-                code = self.enter(fence)
-                counts[code] = counts.get(code, 0) + 1
-                exits.get(code, emulate)()
+                exits.get(self.enter(fence), emulate)()
         except GuestStopped as why:
             return Stop("error", str(why))
         except TripleFault:
-            return Stop("triple-fault", f"triple fault at {v.code_base + cpu.get_eip():#x}")
+            return Stop("triple-fault", f"triple fault at {cpu.linear_eip():#x}")
         finally:
             clock.stop()
+
+    def refresh(self) -> None:
+        """A device was called: what it wants of the loop may have changed."""
+        deadline = self.devices.next_deadline()
+        self.deadline = FOREVER if deadline is None else deadline
+        self.pending = self.devices.interrupt
 
     def enter(self, fence: int) -> int:
         """Run the guest; returns the exit code.
@@ -206,7 +211,7 @@ class Monitor:
 
     def must_step(self) -> bool:
         """Under the wall clock there is no fence: an interrupt that waits for one more instruction lets it run alone."""
-        return not self.exact and self.devices.interrupt and self.v.shadowed()
+        return not self.exact and self.pending and self.v.shadowed()
 
     def step(self) -> int:
         """Run one instruction under the trap flag, which the guest does not get to see."""
@@ -235,7 +240,7 @@ class Monitor:
     def opcode(self) -> int:
         """First opcode byte of the next instruction, after the prefixes."""
         v = self.v
-        raw = v.memory.fetch(v.paging.root, v.code_base + self.cpu.get_eip() & 0xFFFFFFFF)
+        raw = v.memory.fetch(v.paging.root, self.cpu.linear_eip())
         while raw & 0xFF in (0x66, 0x67, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65):
             raw >>= 8
         return raw & 0xFF
@@ -248,29 +253,28 @@ class Monitor:
         v.halted = False
         self.clock.update()
         vector = self.devices.acknowledge()
+        self.refresh()
         try:
             events.deliver(v, vector, None, software=False)
         except GuestFault as fault:
             events.raise_fault(v, fault)
         self.count()
 
-    def idle(self, deadline: int | None) -> None:
+    def idle(self) -> None:
         """The guest has halted: sleep until a device wakes it, or say that nobody will."""
         if self.cpu.take_stop():
             self.on_stop()
             return
-        now = self.clock.update()
-        if not self.v.flags & IF:
+        if not self.v.interrupts_on():
             self.stop = Stop("halted", "halted with interrupts off: only a reset would wake it")
             return
-        if self.sleep is not None and self.sleep(None if deadline is None else deadline - now):
-            return
-        if not self.exact:
-            return
-        if deadline is None or deadline - now > LONGEST_SLEEP:
+        left = self.deadline - self.clock.update()
+        if self.sleep is not None:
+            self.sleep(None if self.deadline == FOREVER else left)
+        elif left > LONGEST_SLEEP:
             self.stop = Stop("idle", "asleep, and no device will wake it: it waits for input")
-            return
-        self.clock.skip_to(deadline)
+        else:
+            self.clock.skip_to(self.deadline)
 
     # ---------------------------------------------------------------- exits
 
@@ -280,6 +284,7 @@ class Monitor:
     def on_stop(self) -> None:
         if self.before_entry is not None:
             self.before_entry()
+            self.refresh()
         if self.stop_wanted:
             self.stop_wanted = False
             self.stop = Stop("stop", "asked to stop")
@@ -296,14 +301,15 @@ class Monitor:
         instruction = self.decoder.at(self.v)
         if instruction is not None and instruction.name in self.sites.names:
             self.carry_out(instruction)
+            self.refresh()
         else:
-            self.sites.drop(self.v.code_base + self.cpu.get_eip() & 0xFFFFFFFF)
+            self.sites.drop(self.cpu.linear_eip())
 
     def on_page_fault(self) -> None:
         """Hidden if the guest's tables allow the access, otherwise the guest's own."""
         cpu, v = self.cpu, self.v
         error = cpu.error_code()
-        eip = v.code_base + cpu.get_eip()
+        eip = cpu.linear_eip()
         try:
             v.paging.fault(cpu.fault_address(), error & 2 != 0, v.cpl == 3, error & 16 != 0, eip)
         except GuestFault as fault:

@@ -61,7 +61,7 @@ class Pacer:
             self._woken = True
             self._changed.notify_all()
 
-    def sleep(self, duration: int | None) -> bool:
+    def sleep(self, duration: int | None) -> None:
         """Wait at most ``duration`` ns of virtual time (None: until woken). The loop looks again after that."""
         clock = self.clock
         now = clock.update()
@@ -82,12 +82,10 @@ class Pacer:
             # What we waited is what the guest slept.
             passed = time.monotonic_ns() - self._origin
             clock.skip_to(max(now, passed if deadline is None else min(passed, deadline)))
-        return True
 
     def _tick(self) -> None:
         monitor, cpu = self.monitor, self.monitor.cpu
         while not self._done:
             time.sleep(TICK)
-            deadline = monitor.deadline
-            if monitor.stop_wanted or cpu.stop_asked or (deadline is not None and self.clock.update() >= deadline):
+            if monitor.stop_wanted or cpu.stop_asked or self.clock.update() >= monitor.deadline:
                 cpu.kick()

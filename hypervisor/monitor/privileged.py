@@ -68,16 +68,16 @@ def require_kernel(v: VirtualCpu) -> None:
 
 
 def cli(v: VirtualCpu, i: Instruction) -> None:
-    if v.cpl > v.flags >> 12 & 3:
+    if not v.may_change_interrupts():
         raise GuestFault(GENERAL_PROTECTION)
-    v.flags &= ~IF
+    v.set_interrupts(False)
 
 
 def sti(v: VirtualCpu, i: Instruction) -> None:
-    if v.cpl > v.flags >> 12 & 3:
+    if not v.may_change_interrupts():
         raise GuestFault(GENERAL_PROTECTION)
-    if not v.flags & IF:
-        v.flags |= IF
+    if not v.interrupts_on():
+        v.set_interrupts(True)
         v.hold_interrupts()
 
 

@@ -141,13 +141,20 @@ class VirtualCpu:
     def iopl(self) -> int:
         return self.flags >> 12 & 3
 
+    def interrupts_on(self) -> bool:
+        """Is IF set?"""
+        return self.flags & IF != 0
+
+    def may_change_interrupts(self) -> bool:
+        """Is the guest privileged enough for CLI and STI (CPL <= IOPL)?"""
+        return self.cpl <= (self.flags >> 12 & 3)
+
+    def set_interrupts(self, on: bool) -> None:
+        self.flags = self.flags | IF if on else self.flags & ~IF
+
     @property
     def virtual_8086(self) -> bool:
         return self.cpu.get_eflags() & VM != 0
-
-    def interruptible(self) -> bool:
-        """Would the processor take an external interrupt before the next instruction?"""
-        return self.flags & IF != 0 and not self.shadowed()
 
     def shadowed(self) -> bool:
         """Are interrupts held back until one more instruction has run?"""
@@ -201,10 +208,6 @@ class VirtualCpu:
         """Load a segment register from a descriptor that was checked."""
         self.set_segment(index, selector, descriptor_base(low, high), descriptor_limit(low, high), high)
 
-    @property
-    def code_base(self) -> int:
-        return self.cpu.segment_base(CS)
-
     def linear(self, index: int, offset: int) -> int:
         return self.cpu.segment_base(index) + offset & 0xFFFFFFFF
 
@@ -231,9 +234,10 @@ class VirtualCpu:
 
     def store(self, gva: int, size: int, value: int, user: bool = False) -> None:
         """Store 1, 2 or 4 bytes at a linear address. Raises GuestFault like a store instruction."""
-        value &= (1 << 8 * size) - 1
-        if not self.memory.store_virtual(self.paging.root, gva & 0xFFFFFFFF, size, value, user):
-            self.write(gva, value.to_bytes(size, "little"), user)
+        if not self.memory.store_virtual(
+            self.paging.root, gva & 0xFFFFFFFF, size, value & 0xFFFFFFFF, user
+        ):
+            self.write(gva, (value & 0xFFFFFFFF).to_bytes(4, "little")[:size], user)
 
     def read(self, gva: int, size: int, user: bool = False) -> bytes:
         """Any number of bytes; where there is no memory they are 0xff."""

@@ -1,0 +1,40 @@
+from libc.stdint cimport uint32_t, uint64_t
+from hypervisor.ext.cpu cimport Cpu
+from hypervisor.monitor.clock cimport VirtualClock
+from hypervisor.monitor.decode cimport Decoder, Instruction
+from hypervisor.monitor.vcpu cimport VirtualCpu
+cimport cython
+
+
+cdef class Monitor:
+    cdef public VirtualCpu v
+    cdef public Cpu cpu
+    cdef public object devices
+    cdef public VirtualClock clock
+    cdef public bint exact
+    cdef public Decoder decoder
+    cdef public object sites
+    cdef public object stop
+    cdef public object before_entry
+    cdef public object sleep
+    cdef public bint stop_wanted
+    cdef public long long deadline
+    cdef public bint pending
+    cdef public long long near
+    cdef public dict exits
+    @cython.locals(cpu=Cpu, clock=VirtualClock, exits=dict, fence="long long", retired="long long")
+    cpdef run(self, long long until=*)
+    cpdef refresh(self)
+    @cython.locals(cpu=Cpu, code=uint32_t)
+    cpdef uint32_t enter(self, long long fence) except? 0xdeadbeef
+    cpdef bint must_step(self) except? -1
+    @cython.locals(v=VirtualCpu, cpu=Cpu, before="long long", flags=uint32_t, opcode=uint32_t, code=uint32_t, after=uint32_t)
+    cpdef uint32_t step(self) except? 0xdeadbeef
+    @cython.locals(raw=uint64_t)
+    cpdef uint32_t opcode(self) except? 0xdeadbeef
+    @cython.locals(instruction=Instruction)
+    cpdef emulate(self)
+    @cython.locals(v=VirtualCpu, cpu=Cpu, trapping=bint)
+    cpdef carry_out(self, Instruction instruction)
+    @cython.locals(v=VirtualCpu, cpu=Cpu, error=uint32_t, eip=uint32_t)
+    cpdef on_page_fault(self)

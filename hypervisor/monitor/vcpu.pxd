@@ -1,0 +1,47 @@
+from libc.stdint cimport uint32_t
+from hypervisor.ext.cpu cimport Cpu
+from hypervisor.ext.memory cimport PhysicalMemory
+from hypervisor.paging.shadow cimport ShadowPaging
+cimport cython
+
+
+cdef class Hidden:
+    cdef public uint32_t selector
+    cdef public uint32_t base
+    cdef public uint32_t limit
+    cdef public uint32_t high
+
+
+cdef class VirtualCpu:
+    cdef public Cpu cpu
+    cdef public PhysicalMemory memory
+    cdef public ShadowPaging paging
+    cdef public object bus
+    cdef public object now
+    cdef public list rings
+    cdef public uint32_t cpl
+    cdef public uint32_t flags
+    cdef public long long shadow_at
+    cdef public bint halted
+    cdef public uint32_t cr0
+    cdef public uint32_t cr2
+    cdef public uint32_t cr3
+    cdef public uint32_t cr4
+    cdef public list debug
+    cdef public uint32_t gdt_base
+    cdef public uint32_t gdt_limit
+    cdef public uint32_t idt_base
+    cdef public uint32_t idt_limit
+    cdef public Hidden ldtr
+    cdef public Hidden tr
+    cdef public dict msrs
+    cpdef bint interrupts_on(self) except? -1
+    cpdef bint may_change_interrupts(self) except? -1
+    cpdef set_interrupts(self, bint on)
+    cpdef bint shadowed(self) except? -1
+    cpdef uint32_t linear(self, uint32_t index, uint32_t offset) except? 0xdeadbeef
+    @cython.locals(value="long long")
+    cpdef uint32_t load(self, uint32_t gva, uint32_t size, bint user=*) except? 0xdeadbeef
+    cpdef store(self, uint32_t gva, uint32_t size, uint32_t value, bint user=*)
+    @cython.locals(mask=uint32_t)
+    cpdef set_stack(self, uint32_t offset)

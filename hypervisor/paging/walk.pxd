@@ -1,0 +1,24 @@
+from libc.stdint cimport uint32_t
+from hypervisor.ext.memory cimport PhysicalMemory
+from hypervisor.paging.physical cimport PhysicalMap
+
+
+cdef class Translation:
+    cdef public uint32_t gpa
+    cdef public bint writable
+    cdef public bint user
+    cdef public bint dirty
+    cdef public bint large
+
+
+cdef class GuestTables:
+    cdef public PhysicalMemory memory
+    cdef public PhysicalMap physical
+    cdef public bint enabled
+    cdef public bint write_protect
+    cdef public bint large_pages
+    cdef public uint32_t directory
+    cpdef uint32_t load(self, uint32_t gpa) except? 0xdeadbeef
+    cpdef uint32_t set_bits(self, uint32_t gpa, uint32_t entry, uint32_t bits) except? 0xdeadbeef
+    cpdef Translation walk(self, uint32_t gva, bint write, bint user)
+    cpdef check(self, uint32_t rights, bint write, bint user, uint32_t reason, uint32_t gva)
