@@ -46,6 +46,10 @@ def run(options: argparse.Namespace) -> int:
                     return prompt.status if not prompt.interactive else 0
                 if not session.running and not session.finished:
                     session.start()
+            if interactive:
+                print(
+                    "hv: the guest's console; Ctrl-A x leaves, Ctrl-A c goes to the prompt", file=sys.stderr
+                )
             departure = attach(session, prompt)
             if departure is Departure.QUIT:
                 return 0

@@ -7,6 +7,7 @@ lists these. Without a terminal the bytes of a pipe or file go to the guest as t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import termios
@@ -82,7 +83,9 @@ def raw(descriptor: int) -> Iterator[bool]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, [iflag, oflag, cflag, lflag, ispeed, ospeed, cc])
         yield True
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        # Fails only where the terminal is gone, and its settings with it.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 def attach(session: Session[Any], prompt: Prompt, stdin: int = 0, stdout: int = 1) -> Departure:
@@ -108,12 +111,13 @@ def attach(session: Session[Any], prompt: Prompt, stdin: int = 0, stdout: int = 
                 continue
             if not selector.select(None if waiting else _POLL):
                 continue
-            data = os.read(stdin, _CHUNK)
+            data = _read(stdin)
             if not data:
+                if terminal:  # it was hung up: nobody is there
+                    return Departure.QUIT
                 selector.unregister(stdin)
                 listening = False
-                if terminal:  # the terminal is gone
-                    return Departure.QUIT
+                continue
             for part in decoder.feed(data) if terminal else (data,):
                 if isinstance(part, bytes):
                     session.vm.console.send(part)
@@ -125,6 +129,16 @@ def attach(session: Session[Any], prompt: Prompt, stdin: int = 0, stdout: int = 
                     return Departure.PROMPT
                 elif part in "h?":
                     write_all(stdout, HELP)
+
+
+def _read(descriptor: int) -> bytes:
+    """What there is to read; nothing at the end, which a terminal that was hung up tells by EIO."""
+    try:
+        return os.read(descriptor, _CHUNK)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
 
 
 def is_idle(session: Session[Any]) -> bool:

@@ -37,7 +37,7 @@ def number(text: str, thousand: int = 1024) -> int:
     lower = text.lower()
     try:
         if lower[-1:] in _POWERS and not lower.startswith("0x"):
-            return int(lower[:-1]) * thousand ** _POWERS[lower[-1]]
+            return int(int(lower[:-1]) * thousand ** _POWERS[lower[-1]])
         return int(lower, 0) if lower[:2] in ("0x", "0b") else int(lower)
     except ValueError:
         raise UsageError(f"{text!r} is not a number") from None
