@@ -1,7 +1,4 @@
-"""A monitor in a process of its own, that tests tell what to do: one JSON object per line, each way.
-
-Started as ``python other_monitor.py``; its first line names the address where it takes guests.
-"""
+"""A monitor in a process of its own, that tests tell what to do: one JSON object per line, each way."""
 
 from __future__ import annotations
 
@@ -31,9 +28,7 @@ class OtherMonitor:
             text=True,
             env=environment,
         )
-        first = self.hear()
-        self.address: str = first["address"]
-        self.compiled: bool = first["compiled"]
+        self.compiled: bool = self.hear()["compiled"]
 
     @property
     def pid(self) -> int:
@@ -56,6 +51,11 @@ class OtherMonitor:
         self.tell(**request)
         return self.hear()
 
+    def expect(self) -> str:
+        """Make it wait for a guest; returns the address. ``hear`` tells when the guest is there."""
+        address: str = self.ask(do="receive")["address"]
+        return address
+
     def __enter__(self) -> Self:
         return self
 
@@ -73,34 +73,34 @@ def serve() -> None:
     from hypervisor.migration import Listener, send
     from hypervisor.monitor import loop
 
+    def answer(**facts: Any) -> None:
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
+
+    answer(compiled=_source.form_of(loop) == "compiled")
     vm: VirtualMachine | None = None
-    with Listener("tcp::0") as listener:
-
-        def answer(**facts: Any) -> None:
-            sys.stdout.write(json.dumps(facts) + "\n")
-            sys.stdout.flush()
-
-        answer(address=str(listener.address), compiled=_source.form_of(loop) == "compiled")
-        for line in sys.stdin:
-            request = json.loads(line)
-            match request["do"]:
-                case "boot":
-                    vm = boot()
-                case "receive":
+    for line in sys.stdin:
+        request = json.loads(line)
+        match request["do"]:
+            case "boot":
+                vm = boot()
+            case "receive":
+                with Listener("tcp::0") as listener:
+                    answer(address=str(listener.address))
                     vm = listener.receive(VirtualMachine.create)
-                case "advance":
-                    assert vm is not None
-                    advance(vm, request["to"])
-                case "send":
-                    assert vm is not None
-                    send(vm, request["to"])
-                    vm.close()
-                    vm = None
-            if vm is None:
-                answer()
-            else:
-                console = bytes(vm.console.output).decode("latin-1")
-                answer(digest=vm.digest(), instructions=vm.instructions, console=console, epoch=vm.epoch)
+            case "advance":
+                assert vm is not None
+                advance(vm, request["to"])
+            case "send":
+                assert vm is not None
+                send(vm, request["to"])
+                vm.close()
+                vm = None
+        if vm is None:
+            answer()
+        else:
+            console = bytes(vm.console.output).decode("latin-1")
+            answer(digest=vm.digest(), instructions=vm.instructions, console=console, epoch=vm.epoch)
 
 
 if __name__ == "__main__":

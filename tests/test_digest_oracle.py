@@ -78,8 +78,7 @@ def test_a_guest_that_moves_within_this_process_cannot_tell(start: int, end: int
 def test_a_guest_that_moves_to_another_process_cannot_tell(start: int, end: int, other: OtherMonitor) -> None:
     with boot() as vm:
         advance(vm, start)
-        other.tell(do="receive")
-        send(vm, other.address)
+        send(vm, other.expect())
         before = vm.console.output.decode("latin-1")
     assert other.hear()["digest"] == reference().digest[start]
     there = other.ask(do="advance", to=end)
@@ -90,15 +89,13 @@ def test_a_guest_that_moves_to_another_process_cannot_tell(start: int, end: int,
 def test_five_migrations_in_a_row_between_three_processes(other: OtherMonitor) -> None:
     with OtherMonitor() as third, Listener("tcp::0") as here:
         vm = advance(boot(), FIVE_STOPS[0])
-        other.tell(do="receive")
-        send(vm, other.address)
+        send(vm, other.expect())
         vm.close()
         other.hear()
         where = other
         for count, to in zip(FIVE_STOPS[1:], (third, other, third), strict=False):
             assert where.ask(do="advance", to=count)["digest"] == reference().digest[count]
-            to.tell(do="receive")
-            where.ask(do="send", to=to.address)
+            where.ask(do="send", to=to.expect())
             to.hear()
             where = to
         assert where.ask(do="advance", to=FIVE_STOPS[4])["digest"] == reference().digest[FIVE_STOPS[4]]
@@ -188,8 +185,7 @@ def test_a_guest_moves_between_compiled_and_interpreted_monitors(other: OtherMon
         pure.ask(do="boot")
         for count, source, destination in ((first, pure, other), (second, other, pure), (third, pure, other)):
             assert source.ask(do="advance", to=count)["digest"] == reference().digest[count]
-            destination.tell(do="receive")
-            source.ask(do="send", to=destination.address)
+            source.ask(do="send", to=destination.expect())
             assert destination.hear()["digest"] == reference().digest[count]
         assert other.ask(do="advance", to=LAST)["digest"] == reference().digest[LAST]
 
