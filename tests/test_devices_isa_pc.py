@@ -325,6 +325,14 @@ def test_a_state_of_another_version_or_set_of_devices_is_refused_by_name():
         machine.pc.restore({**good, "pic": DeviceState(1, {**good["pic"].fields, "extra": 0})})
 
 
+def test_fields_that_contradict_each_other_are_refused():
+    machine = new_machine()
+    good = machine.pc.state()
+    for name, place, value in (("rtc", "periodic", 5), ("vga", "retrace", 2)):
+        with pytest.raises(StateError, match=f"device {name}: .*{place}"):
+            machine.pc.restore({**good, name: DeviceState(1, {**good[name].fields, place: value})})
+
+
 def test_a_masked_timer_asks_for_no_stop_and_loses_no_edge():
     machine = new_machine()
     pc = machine.pc

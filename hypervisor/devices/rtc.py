@@ -19,6 +19,8 @@ from msgspec import Meta, Struct
 
 from hypervisor.devices.calendar import Moment, from_seconds, to_seconds
 from hypervisor.devices.device import SECOND, Clock, Device, Line, Rescheduled, Time
+from hypervisor.errors import StateError
+from hypervisor.state.model import DeviceState
 
 IRQ = 8
 CRYSTAL = 32_768
@@ -109,6 +111,13 @@ class Rtc(Device):
         self.periodic = None
         self._set_line(0)
         self._schedule()
+
+    def check(self, state: DeviceState) -> Any:
+        fields = super().check(state)
+        enabled = fields.cmos[REG_B] & B_PERIODIC and fields.cmos[REG_A] & A_RATE
+        if fields.periodic is not None and not enabled:
+            raise StateError("device rtc: a periodic interrupt is due that is not enabled - at `$.periodic`")
+        return fields
 
     def load(self, fields: Any) -> None:
         super().load(fields)

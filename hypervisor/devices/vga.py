@@ -10,7 +10,7 @@ Offsets: port - 0x3b0.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -35,7 +35,7 @@ _ATTRIBUTE_MASKS = (0x3F,) * 16 + (0xEF, 0xFF, 0x3F, 0x0F, 0x0F)
 class VgaFields(Struct, forbid_unknown_fields=True):
     misc: U8
     feature: U8
-    retrace: Annotated[int, Meta(ge=0, le=RETRACE)]
+    retrace: Literal[0, 9]
     crtc_index: U8
     crtc: Annotated[bytes, Meta(min_length=CRTC_REGISTERS, max_length=CRTC_REGISTERS)]
     sequencer_index: U8
@@ -82,7 +82,8 @@ class Vga(Device):
             self.palette,
         ):
             registers[:] = bytes(len(registers))
-        self.misc = self.feature = self.retrace = 0
+        self.misc = self.feature = 0
+        self.retrace = 0
         self.crtc_index = self.sequencer_index = self.graphics_index = 0
         self.attribute_index = self.attribute_data = 0
         self.dac_mask = 0xFF
