@@ -57,10 +57,12 @@ $(READY): pyproject.toml tools/setup_venv.py
 	@touch $@
 
 $(BUILT): $(READY) $(CODE)
+	@echo 'build: Cython'
 	@$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 $(IMAGES): $(READY) $(GUESTS)
+	@echo 'build: guest images'
 	@$(BIN)/python setup.py guests
 	@touch $@
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -55,7 +56,15 @@ GUESTS = Path("guests/build")
 BUILD = Path("build/cython")
 MANIFEST = Path("hypervisor/_compiled.json")
 
-COMPILE = ["-O2", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
+COMPILE = ["-O2", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function", "-Wno-sign-compare"]
+"""Warnings are on but for two of which generated code is full."""
+
+PATHS_ONLY = bool(os.environ.get("HV_PATHS_ONLY"))
+"""For `make`, which installs the package editable just for its paths and the `hv` command, and then
+builds in steps of its own, so that each is done only when needed."""
+
+CPUS = os.cpu_count() or 1
+
 DIRECTIVES = {"language_level": 3, "embedsignature": True, "annotation_typing": False}
 
 
@@ -94,8 +103,9 @@ def forget_stale_forms() -> None:
         source = source_of(module)
         if known.get(module) != hashlib.sha256(source.read_bytes()).hexdigest():
             (BUILD / source).with_suffix(".c").unlink(missing_ok=True)
-            for compiled in source.parent.glob(source.stem + ".*.so"):
-                compiled.unlink()
+            for folder in (Path(), *Path("build").glob("lib*")):
+                for compiled in (folder / source).parent.glob(source.stem + ".*.so"):
+                    compiled.unlink()
 
 
 def extensions() -> list[Extension]:
@@ -117,16 +127,24 @@ def extensions() -> list[Extension]:
         )
         for module in HOT
     ]
-    if not own and not hot:
-        return []
     forget_stale_forms()
     return cythonize(
-        own + hot, build_dir=str(BUILD), include_path=["."], compiler_directives=DIRECTIVES, quiet=True
+        own + hot,
+        build_dir=str(BUILD),
+        include_path=["."],
+        compiler_directives=DIRECTIVES,
+        # Processes that are not forked would import a main module that is pip's, not this one.
+        nthreads=CPUS if multiprocessing.get_start_method() == "fork" else 0,
+        quiet=True,
     )
 
 
 class BuildExtensions(build_ext):
     """Compiles, then records what the hot modules were compiled from."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or CPUS
 
     def run(self) -> None:
         self.check_headers()
@@ -148,7 +166,8 @@ class BuildPython(build_py):
     """Builds the guest images before the package data is collected."""
 
     def run(self) -> None:
-        build_guests()
+        if not PATHS_ONLY:
+            build_guests()
         # Collected once before run() by the constructor of some setuptools versions: collect again.
         self.__dict__.pop("data_files", None)
         super().run()
@@ -204,7 +223,7 @@ if __name__ == "__main__" and sys.argv[1:] == ["guests"]:
         sys.exit(f"setup.py: {error}")
 else:
     setup(
-        ext_modules=extensions(),
+        ext_modules=[] if PATHS_ONLY else extensions(),
         cmdclass={"build_ext": BuildExtensions, "build_py": BuildPython, "sdist": SourceDistribution},
         zip_safe=False,
     )
