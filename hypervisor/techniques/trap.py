@@ -9,7 +9,10 @@ misbehaves. That is its lesson; the other techniques are ways out.
 
 So what exits here is what the IDT of a monitor in the 1990s would have seen: exceptions and INT n. Two
 intercepts are added in the spirit of the bargain, because the answers must not depend on the host: CPUID
-and RDTSC (for which real monitors used CR4.TSD). PUSHF and its sisters stay as deaf as they were.
+and RDTSC (for which real monitors used CR4.TSD). PUSHF and its sisters stay as deaf as they were. IRET
+would always fault by itself, since the emulated CPU has no descriptors to return to; but with NT set it
+looks into a task state segment first, which is not the guest's, and with VM set in the image it enters
+virtual-8086 mode from any ring (QEMU checks no privilege there), so it is intercepted as well.
 
 Port instructions ought to trap when CPL > IOPL, and SYSENTER and SYSCALL be undefined; this emulated CPU
 omits those checks, so they are watched where they occur in the code.
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 from hypervisor.techniques.base import Technique, register
 
-RDTSC, RDPMC, CPUID, RSM, INVD, HLT, INVLPGA = (1 << bit for bit in (14, 15, 18, 19, 22, 24, 26))
+RDTSC, RDPMC, CPUID, RSM, IRET, INVD, HLT, INVLPGA = (1 << bit for bit in (14, 15, 18, 19, 20, 22, 24, 26))
 SHUTDOWN, TASK_SWITCH = 1 << 31, 1 << 29
 SVM_INSTRUCTIONS = 0x7F << 32
 RDTSCP, ICEBP, WBINVD, MONITOR, MWAIT = (1 << bit for bit in (39, 40, 41, 42, 43))
@@ -31,7 +34,7 @@ class Trap(Technique):
 
     name = "trap"
     intercepts = (
-        (RDTSC | RDPMC | CPUID | RSM | INVD | HLT | INVLPGA | SHUTDOWN | TASK_SWITCH)
+        (RDTSC | RDPMC | CPUID | RSM | IRET | INVD | HLT | INVLPGA | SHUTDOWN | TASK_SWITCH)
         | (SVM_INSTRUCTIONS | RDTSCP | ICEBP | WBINVD | MONITOR | MWAIT)
     )
     one_byte_sites = frozenset((0x6C, 0x6D, 0x6E, 0x6F, 0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF))
