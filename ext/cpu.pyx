@@ -35,6 +35,12 @@ cdef extern from "<dlfcn.h>" nogil:
     void *dlsym(void *handle, const char *name)
     int RTLD_NOW
 
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState *PyEval_SaveThread() noexcept nogil
+    void PyEval_RestoreThread(PyThreadState *state) noexcept nogil
+
 cdef extern from "<malloc.h>" nogil:
     size_t malloc_usable_size(void *pointer)
 
@@ -313,6 +319,10 @@ cdef void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
             core.block_count = 0
         uc_emu_stop(uc)
         return
+    if core.patience >= 0:
+        core.patience -= 1
+        if core.patience < 0:
+            core.thread = PyEval_SaveThread()
     core.retired += count
     core.block_pc = pc
     core.block_size = size
@@ -327,6 +337,8 @@ cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept no
     cdef uint8_t byte
     cdef uint8_t last = 0
     cdef uint8_t *code
+    if not core.watching:
+        return False
     if frame < MONITOR:
         return True
     code = core.ram + (frame - MONITOR)
@@ -609,7 +621,8 @@ cdef class Cpu:
         """Run from EIP until something exits; returns why (``EXIT_...`` or EXIT_BASE + SVM code).
 
         At most until ``fence`` instructions have been retired since boot (exact time only). Afterwards
-        EIP and ``retired`` say exactly how far the guest came. The GIL is released meanwhile.
+        EIP and ``retired`` say exactly how far the guest came. The GIL is released meanwhile, at once or after
+        a few blocks.
         """
         cdef Core *core = &self.core
         cdef int error
@@ -623,10 +636,20 @@ cdef class Cpu:
             core.exit_code = STOP
             core.exits[STOP & 511] += 1
             return STOP
-        with nogil:
-            core.running = 1
+        core.running = 1
+        core.runs += 1
+        if self.exact and core.runs & 63:
+            # Most runs are shorter than it takes to give the GIL away: on_block does that in long ones.
+            core.patience = 64
             error = uc_emu_start(<uc_engine *>core.uc, eip, 0, 0, 0)
-            core.running = 0
+            if core.thread != NULL:
+                PyEval_RestoreThread(<PyThreadState *>core.thread)
+                core.thread = NULL
+        else:
+            with nogil:
+                core.patience = -1
+                error = uc_emu_start(<uc_engine *>core.uc, eip, 0, 0, 0)
+        core.running = 0
         if error:
             self.error = (<bytes>uc_strerror(error)).decode()
             core.exit_code = ERROR
@@ -646,6 +669,15 @@ cdef class Cpu:
         elif core.exit_code == UNLEARNED:
             self.forget(core.new_pc, core.new_size)
         return core.exit_code
+
+    def bare_exits(self, uint64_t count, uint32_t length):
+        """For benchmarks: exit ``count`` times, each time skipping an instruction of ``length`` bytes, all in C."""
+        cdef uint64_t i
+        cdef uint32_t eip = self.get_eip()
+        with nogil:
+            for i in range(count):
+                uc_emu_start(<uc_engine *>self.core.uc, eip, 0, 0, 0)
+                eip = (<uint32_t *>(self.core.env + ENV_EIP))[0] + length
 
     cdef uint32_t not_run(self, uint32_t at):
         """Instructions of the current block from linear address ``at`` to its end."""
@@ -727,6 +759,7 @@ cdef class Cpu:
 
     def watch_opcodes(self, one_byte, two_byte):
         """Announce new blocks (EXIT_SCAN) that hold one of these bytes, or 0x0f followed by one of those."""
+        self.core.watching = bool(one_byte or two_byte)
         for i in range(256):
             self.core.one_byte[i] = i in one_byte
             self.core.two_byte[i] = i in two_byte
@@ -932,6 +965,7 @@ cdef class Cpu:
         memcpy(saved, core.env, sizeof(saved))
         core.stop = 0
         core.fence = <uint64_t>-1
+        core.patience = -1
         self.memory.write(PROBE_CODE, instruction + (<uint32_t>SIDE_DATA).to_bytes(4, "little") + b"\xcd\x80")
         self.set_eflags(0x202)
         for i in range(4):

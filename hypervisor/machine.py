@@ -129,7 +129,7 @@ class VirtualMachine(Inspection):
         try:
             loader = Loader(vm.ram, vm.physical.regions())
             entry, information = loader.load(image.name, data, append, loaded)
-            vm._enter(entry, information)
+            vm.enter_kernel(entry, information)
         except BaseException:
             vm.close()
             raise
@@ -144,7 +144,7 @@ class VirtualMachine(Inspection):
             raise StateError(f"the machine has devices {config.devices}, this monitor offers {vm.config.devices}")
         return vm
 
-    def _enter(self, entry: int, information: int) -> None:
+    def enter_kernel(self, entry: int, information: int) -> None:
         """The machine state that the Multiboot specification promises a kernel (section 3.2)."""
         v = self.vcpu
         v.set_control(CR0_PE, 0, 0)

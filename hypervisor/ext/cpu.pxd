@@ -34,6 +34,10 @@ cdef struct Core:
     uint32_t generation
     int stop
     int running
+    int watching
+    int patience
+    uint64_t runs
+    void *thread
     Block *table
     uint64_t table_mask
     uint64_t table_used

@@ -9,3 +9,6 @@ cdef class VirtualClock:
     cdef object _started
     cpdef long long update(self) except? -1
     cpdef long long count_at(self, long long when) except? -1
+
+
+cdef long long NS_PER_INSTRUCTION

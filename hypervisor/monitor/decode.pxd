@@ -29,3 +29,6 @@ cdef class Decoder:
     @cython.locals(gva=uint32_t, raw=uint64_t, found=Instruction)
     cpdef Instruction at(self, VirtualCpu v)
     cpdef Instruction decode(self, VirtualCpu v, uint32_t gva)
+
+
+cdef uint32_t CACHE_SIZE

@@ -73,7 +73,7 @@ class Decoder:
         """The instruction at CS:EIP, or None if Capstone does not know it."""
         gva = v.cpu.linear_eip()
         raw = v.memory.fetch(v.paging.root, gva)
-        found = self.cache[gva % CACHE_SIZE]
+        found = self.cache[(gva ^ gva >> 12) % CACHE_SIZE]
         if found is not None and found.gva == gva and raw & found.mask == found.value:
             return found
         return self.decode(v, gva)
@@ -90,7 +90,7 @@ class Decoder:
             instruction.operand_size = 6 - instruction.operand_size
         # The cache compares eight bytes and knows 32-bit code only.
         if big and instruction.size <= 8:
-            self.cache[gva % CACHE_SIZE] = instruction
+            self.cache[(gva ^ gva >> 12) % CACHE_SIZE] = instruction
         return instruction
 
 

@@ -22,7 +22,7 @@ cdef class Monitor:
     cdef public bint pending
     cdef public long long near
     cdef public dict exits
-    @cython.locals(cpu=Cpu, clock=VirtualClock, exits=dict, fence="long long", retired="long long")
+    @cython.locals(cpu=Cpu, clock=VirtualClock, handlers=list, code=uint32_t, fence="long long", retired="long long")
     cpdef run(self, long long until=*)
     cpdef refresh(self)
     @cython.locals(cpu=Cpu, code=uint32_t)
@@ -38,3 +38,8 @@ cdef class Monitor:
     cpdef carry_out(self, Instruction instruction)
     @cython.locals(v=VirtualCpu, cpu=Cpu, error=uint32_t, eip=uint32_t)
     cpdef on_page_fault(self)
+
+
+cdef long long NEVER_DUE
+cdef uint32_t FENCE
+cdef uint32_t PAGE_FAULT_EXIT

@@ -45,13 +45,21 @@ FOREVER = (1 << 63) - 1
 LONGEST_SLEEP = 3600 * 10**9
 """An exact guest that sleeps longer than this (virtual ns) without being woken is reported as idle."""
 
+# The same as C integers where this module is compiled.
+NEVER_DUE = FOREVER
+FENCE = EXIT_FENCE
+PAGE_FAULT_EXIT = EXIT_BASE + 0x4E
+
 VMEXIT = EXIT_BASE
 VMEXIT_EXCEPTION = VMEXIT + 0x40
 VMEXIT_DB = VMEXIT_EXCEPTION + DEBUG
 VMEXIT_PF = VMEXIT_EXCEPTION + 14
 VMEXIT_ICEBP = VMEXIT + 0x88
-STEPPED = 0x7100
+STEPPED = 0x7010
 """The one instruction that was to run has run."""
+
+CODES = (*range(0x7000, 0x7100), *range(EXIT_BASE, EXIT_BASE + 0x100))
+"""Exit codes by their lowest nine bits."""
 
 EXIT_NAMES = {
     EXIT_FENCE: "fence",
@@ -121,7 +129,7 @@ class Monitor:
         """How to wait while the guest is idle: gets the ns until the next event, or None if there is none.
         Without it, an idle guest's time jumps to the next event."""
         self.stop_wanted = False
-        self.deadline = FOREVER
+        self.deadline = NEVER_DUE
         """Virtual time of the next device event."""
         self.pending = False
         """Does a device want to interrupt the guest?"""
@@ -153,7 +161,8 @@ class Monitor:
 
     def run(self, until: int = FOREVER) -> Stop:
         """Run until ``until`` instructions have been retired since boot, or until something stops the guest."""
-        cpu, clock, exits, emulate = self.cpu, self.clock, self.exits, self.emulate
+        cpu, clock = self.cpu, self.clock
+        handlers = [self.exits.get(code, self.emulate) for code in CODES]
         clock.start()
         self.refresh()
         try:
@@ -161,14 +170,14 @@ class Monitor:
                 if self.stop is not None:
                     stop, self.stop = self.stop, None
                     return stop
-                if self.deadline != FOREVER and clock.update() >= self.deadline:
+                if self.deadline != NEVER_DUE and clock.update() >= self.deadline:
                     self.devices.advance(clock.now)
                     self.refresh()
                 retired = cpu.get_retired()
                 if self.exact and retired >= until:
                     return Stop("limit")
                 fence = until
-                if self.exact and self.deadline != FOREVER:
+                if self.exact and self.deadline != NEVER_DUE:
                     fence = min(fence, max(clock.count_at(self.deadline), retired + 1))
                 if self.pending and self.v.interrupts_on():
                     if not self.v.shadowed():
@@ -178,7 +187,8 @@ class Monitor:
                 if self.v.halted:
                     self.idle()
                     continue
-                exits.get(self.enter(fence), emulate)()
+                code = self.enter(fence)
+                handlers[code & 511]()
         except GuestStopped as why:
             return Stop("error", str(why))
         except TripleFault:
@@ -189,7 +199,7 @@ class Monitor:
     def refresh(self) -> None:
         """A device was called: what it wants of the loop may have changed."""
         deadline = self.devices.next_deadline()
-        self.deadline = FOREVER if deadline is None else deadline
+        self.deadline = NEVER_DUE if deadline is None else deadline
         self.pending = self.devices.interrupt
 
     def enter(self, fence: int) -> int:
@@ -201,11 +211,11 @@ class Monitor:
         cpu = self.cpu
         if not self.v.paging.loans and cpu.get_retired() >= self.near and not self.must_step():
             code = cpu.run(fence)
-            if code != EXIT_FENCE or cpu.get_retired() >= fence:
+            if code != FENCE or cpu.get_retired() >= fence:
                 return code
             self.near = fence
         code = self.step()
-        if self.v.paging.loans and code != VMEXIT_PF:
+        if self.v.paging.loans and code != PAGE_FAULT_EXIT:
             self.v.paging.return_loans()
         return code
 
@@ -270,7 +280,7 @@ class Monitor:
             return
         left = self.deadline - self.clock.update()
         if self.sleep is not None:
-            self.sleep(None if self.deadline == FOREVER else left)
+            self.sleep(None if self.deadline == NEVER_DUE else left)
         elif left > LONGEST_SLEEP:
             self.stop = Stop("idle", "asleep, and no device will wake it: it waits for input")
         else:

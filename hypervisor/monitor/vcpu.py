@@ -143,14 +143,15 @@ class VirtualCpu:
 
     def interrupts_on(self) -> bool:
         """Is IF set?"""
-        return self.flags & IF != 0
+        return self.flags & 0x200 != 0
 
     def may_change_interrupts(self) -> bool:
         """Is the guest privileged enough for CLI and STI (CPL <= IOPL)?"""
         return self.cpl <= (self.flags >> 12 & 3)
 
     def set_interrupts(self, on: bool) -> None:
-        self.flags = self.flags | IF if on else self.flags & ~IF
+        # IF as a number: a name would be a Python object where this is compiled.
+        self.flags = self.flags | 0x200 if on else self.flags & 0xFFFFFDFF
 
     @property
     def virtual_8086(self) -> bool:

@@ -20,7 +20,9 @@ cdef class ShadowPaging:
     cdef public dict tables
     cdef public set large
     cpdef uint64_t slot(self, uint32_t gva) except? 0xdeadbeef
-    @cython.locals(page=Translation, slot=uint64_t, entry=uint64_t, old=uint64_t, hpa="long long", frame=uint32_t)
+    @cython.locals(page=Translation, slot=uint64_t, entry=uint64_t, hpa="long long", frame=uint32_t)
     cpdef fault(self, uint32_t gva, bint write, bint user, bint fetch, uint32_t eip)
-    @cython.locals(page=Translation)
+    @cython.locals(old=uint64_t)
+    cpdef fill(self, uint64_t slot, uint64_t entry, Translation page, bint write)
+    @cython.locals(page=Translation, hpa="long long")
     cpdef long long host_address(self, uint32_t gva, bint write, bint user) except? -2

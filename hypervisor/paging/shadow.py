@@ -24,7 +24,7 @@ from __future__ import annotations
 from hypervisor.ext.cpu import ONES, POOL, SINK, Cpu
 from hypervisor.ext.memory import MONITOR_SIZE, PhysicalMemory
 from hypervisor.paging.physical import NOWHERE, RAM_BASE, PhysicalMap
-from hypervisor.paging.walk import DIRTY, PRESENT, USER, WRITABLE, GuestTables
+from hypervisor.paging.walk import PRESENT, USER, WRITABLE, GuestTables, Translation
 
 NX = 1 << 63
 ADDRESS = 0x000FFFFFFFFFF000
@@ -129,7 +129,11 @@ class ShadowPaging:
                 self.lend(gva, slot, entry | WRITABLE, entry)
                 return
             self.make_data(frame)
-        if not self.code[frame]:
+        self.fill(slot, entry, page, write)
+
+    def fill(self, slot: int, entry: int, page: Translation, write: bool) -> None:
+        """Write a last-level entry for RAM: as much as the guest's tables and the frame's use allow."""
+        if not self.code[page.gpa >> 12]:
             entry |= NX
             if page.writable and page.dirty:
                 entry |= WRITABLE
@@ -209,6 +213,9 @@ class ShadowPaging:
             return NOWHERE
         if write:
             self.make_data(page.gpa >> 12)
+        if page.large:
+            self.large.add(gva >> 22)
+        self.fill(self.slot(gva), hpa | PRESENT | (USER if page.user else 0), page, write)
         return hpa + (gva & 0xFFF)
 
     def about_to_write(self, gpa: int, size: int) -> None:
@@ -233,5 +240,3 @@ class ShadowPaging:
     def statistics(self) -> dict[str, int]:
         return {"fills": self.fills, "tables": len(self.tables), "code frames": sum(self.code)}
 
-
-__all__ = ["DIRTY", "ShadowPaging"]
