@@ -4,11 +4,14 @@ Hot modules are ordinary Python that also compiles as it stands (``HOT`` in setu
 then lie side by side, and Python by itself would always take the compiled one, even after the
 source was edited. The finder here, asked before Python's own, decides with one rule:
 
-    the compiled form is used only if it was made from exactly this source, and ``HV_PURE`` is not set.
+    compiled forms are used if *all* of them were made from exactly the sources that are here, and
+    ``HV_PURE`` is not set; otherwise every module runs from its source.
 
+All or none, because compiled modules know the layout of each other's objects and Python does not see
+every attribute of those: a compiled module beside an edited one would fail in ways that nobody could explain.
 "Exactly" is by content: the build records the SHA-256 of each source in ``_compiled.json``. File
 times would not do, because installing a wheel writes both files in the same moment, and changing
-branches gives unchanged sources new times. Hashing the few hot modules takes under a millisecond.
+branches gives unchanged sources new times. Hashing the few hot modules takes a millisecond.
 
 ``hypervisor.ext`` is never concerned: it is C by nature and has no Python form.
 """
@@ -43,20 +46,22 @@ def digest(source: bytes) -> str:
 
 
 class SourceFinder:
-    """A meta path finder (Python reference, 5.3.1) for the modules of one package that have two forms."""
+    """A meta path finder (Python reference, 5.3.1) for the modules of one package that have two forms.
+
+    ``manifest`` lies in the package's directory and names modules in full.
+    """
 
     def __init__(self, package: str, manifest: Path) -> None:
         self._prefix = package + "."
         self._never = f"{package}.ext."
         self._manifest = manifest
-        self._recorded: dict[str, str] | None = None
-        self._noticed = False
+        self._compiled: frozenset[str] | None = None
 
     def find_spec(
         self,
         fullname: str,
         path: Sequence[str] | None = None,
-        target: ModuleType | None = None,  # noqa: ARG002 - part of the finder protocol
+        target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         """The source's spec where the rule prefers it, else None: Python's own finders go on."""
         if not fullname.startswith(self._prefix) or fullname.startswith(self._never):
@@ -67,28 +72,29 @@ class SourceFinder:
         source = source_of(spec.origin)
         if not source.is_file():
             return None
-        if not pure():
-            if self._compiled_from(fullname) == digest(source.read_bytes()):
-                return None
-            self._notice(fullname)
-        return spec_from_file_location(fullname, source)
+        if self._compiled is None:
+            self._compiled = self._usable()
+        return None if fullname in self._compiled else spec_from_file_location(fullname, source)
 
-    def _compiled_from(self, fullname: str) -> str | None:
-        if self._recorded is None:
-            try:
-                self._recorded = json.loads(self._manifest.read_bytes())
-            except (OSError, ValueError):
-                self._recorded = {}  # nothing is known of the compiled forms, so none is trusted
-        return self._recorded.get(fullname)
-
-    def _notice(self, fullname: str) -> None:
-        if not self._noticed:
-            self._noticed = True
-            print(
-                f"hv: {fullname} was edited after it was compiled: running the source of such modules "
-                "(slower; `make build` compiles them again)",
-                file=sys.stderr,
-            )
+    def _usable(self) -> frozenset[str]:
+        """The modules whose compiled form may run: all that were recorded, or none."""
+        if pure():
+            return frozenset()
+        try:
+            recorded: dict[str, str] = json.loads(self._manifest.read_bytes())
+        except (OSError, ValueError):
+            return frozenset()  # nothing is known of the compiled forms, so none is trusted
+        root = self._manifest.parent.parent
+        for module, expected in sorted(recorded.items()):
+            source = root.joinpath(*module.split(".")).with_suffix(".py")
+            if source.is_file() and digest(source.read_bytes()) != expected:
+                print(
+                    f"hv: {module} was edited after it was compiled: running everything from source "
+                    "(slower; `make build` compiles it again)",
+                    file=sys.stderr,
+                )
+                return frozenset()
+        return frozenset(recorded)
 
 
 def source_of(extension: str) -> Path:

@@ -44,7 +44,9 @@ def package(tmp_path: Path) -> Path:
 
 
 def record(package: Path, source: str) -> None:
-    (package / "compiled.json").write_text(json.dumps({"toy.m": digest(source.encode())}))
+    (package / "toy/compiled.json").write_text(
+        json.dumps({"toy.m": digest(source.encode()), "toy.n": digest(b"")})
+    )
 
 
 def form(package: Path, module: str = "toy.m", **environment: str) -> tuple[str, str]:
@@ -54,7 +56,7 @@ def form(package: Path, module: str = "toy.m", **environment: str) -> tuple[str,
         sys.path[:0] = [{str(HOST)!r}, {str(package)!r}]
         from pathlib import Path
         from hypervisor._source import SourceFinder
-        sys.meta_path.insert(0, SourceFinder("toy", Path({str(package / "compiled.json")!r})))
+        sys.meta_path.insert(0, SourceFinder("toy", Path({str(package / "toy/compiled.json")!r})))
         try:
             print(importlib.import_module({module!r}).FORM)
         except SystemError:
@@ -103,7 +105,7 @@ def test_an_edit_is_seen_even_if_its_file_looks_old(package):
 
 @pytest.mark.parametrize("manifest", [None, "", "not json", "{}"])
 def test_a_compiled_form_of_unknown_origin_is_not_trusted(package, manifest):
-    path = package / "compiled.json"
+    path = package / "toy/compiled.json"
     path.unlink() if manifest is None else path.write_text(manifest)
     assert form(package)[0] == "source"
 
@@ -117,9 +119,17 @@ def test_a_compiled_form_without_source_is_left_to_python(package):
     assert form(package, HV_PURE="1") == ("compiled", "")
 
 
-def test_all_edited_modules_together_give_one_notice(package):
+def test_one_edited_source_takes_all_others_along(package):
+    """A compiled module beside an edited one would not see its attributes: all run compiled, or none."""
+    (package / "toy/n.py").write_text("# was empty when it was compiled\n")
+    which, said = form(package)
+    assert which == "source"
+    assert said.startswith("hv: toy.n was edited")
+
+
+def test_many_edited_sources_give_one_notice(package):
     (package / "toy/n.py").write_text("FORM = 'source'\n")
-    (package / "toy" / ("n" + SUFFIX)).write_bytes(b"")
+    (package / "toy" / ("n" + SUFFIX)).write_bytes(b"not even an extension")
     (package / "toy/m.py").write_text("import toy.n\nFORM = toy.n.FORM\n")
     which, said = form(package)
     assert (which, said.count("\n")) == ("source", 1)
