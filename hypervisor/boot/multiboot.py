@@ -1,20 +1,28 @@
 """Booting by the Multiboot 1 specification (version 0.6.96): ELF and flat images, command line, modules.
 
 The kernel is entered as a boot loader would: 32-bit protected mode, flat segments, paging and
-interrupts off, EAX = 0x2BADB002, EBX = address of the boot information. The structures lie below the
-video memory; modules go behind the kernel, page-aligned.
+interrupts off, EAX = 0x2BADB002, EBX = address of the boot information.
+
+What the specification leaves to the loader is as QEMU's ``-kernel`` does it (``hw/i386/multiboot.c``), so
+that a kernel sees the same numbers on both::
+
+    0x9000   the memory map, as the ISA PC's firmware reports it
+    0x9500   the boot information
+    ...      the kernel, where it wants to be
+    behind   the list of modules; the command lines and the loader's name
+    behind   the modules, each from a page's beginning
+
+One thing differs on purpose: image and modules are named without the directories they came from, for
+where a student keeps a file must not change the guest's state.
 """
 
 from __future__ import annotations
 
-import io
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-
+from hypervisor.boot import elf
 from hypervisor.errors import ImageError
 
 MAGIC = 0x1BADB002
@@ -25,15 +33,28 @@ SEARCH = 8192
 PAGE_ALIGN = 1 << 0
 MEMORY_INFO = 1 << 1
 ADDRESSES = 1 << 16
+REQUIREMENTS = 0xFFFF
+"""Header flags that a loader must not ignore if it does not know them (section 3.1.2)."""
 KNOWN_REQUIREMENTS = PAGE_ALIGN | MEMORY_INFO
 
-INFO = 0x9000
-"""Guest-physical address of the boot information; strings, modules and the memory map follow."""
-INFO_END = 0x9F000
-LOADER_NAME = b"hypervisor\0"
-HIGH = 0x100000
+PAGE = 4096
+MEMORY_MAP = 0x9000
+INFO = 0x9500
+"""Guest-physical address of the boot information."""
+INFO_SIZE = 88
+LOADER_NAME = b"hypervisor"
+FIRST_DISK = 0x8000FFFF
+"""``boot_device``: BIOS drive 0x80, no partition (section 3.3); there is none, and QEMU says the same."""
 
-I_MEMORY, I_COMMAND_LINE, I_MODULES, I_MEMORY_MAP, I_LOADER = (1 << bit for bit in (0, 2, 3, 6, 9))
+EXTENDED_DATA = 0x9FC00
+"""The firmware keeps the last KiB below the hole (the Extended BIOS Data Area)."""
+HOLE = 0xA0000
+HIGH = 0x100000
+AVAILABLE, RESERVED = 1, 2
+
+I_MEMORY, I_BOOT_DEVICE, I_COMMAND_LINE, I_MODULES, I_MEMORY_MAP, I_LOADER = (
+    1 << bit for bit in (0, 1, 2, 3, 6, 9)
+)
 
 
 @dataclass
@@ -42,11 +63,11 @@ class Header:
 
     flags: int
     offset: int
-    header_addr: int
-    load_addr: int
-    load_end_addr: int
-    bss_end_addr: int
-    entry_addr: int
+    header_addr: int = 0
+    load_addr: int = 0
+    load_end_addr: int = 0
+    bss_end_addr: int = 0
+    entry_addr: int = 0
 
 
 def find_header(image: bytes, name: str) -> Header:
@@ -57,30 +78,70 @@ def find_header(image: bytes, name: str) -> Header:
             break
     else:
         raise ImageError(f"{name}: not a Multiboot image (no header in its first {SEARCH} bytes)")
-    unknown = flags & 0xFFFF & ~KNOWN_REQUIREMENTS
+    unknown = flags & REQUIREMENTS & ~KNOWN_REQUIREMENTS
     if unknown:
-        raise ImageError(f"{name}: its Multiboot header requires features {unknown:#x}, which are not offered")
+        raise ImageError(
+            f"{name}: its Multiboot header requires features {unknown:#x}, which are not offered"
+        )
     if flags & ADDRESSES:
         if offset + 32 > len(image):
             raise ImageError(f"{name}: its Multiboot header is cut off")
         addresses = struct.unpack_from("<IIIII", image, offset + 12)
         return Header(flags, offset, *addresses)
-    return Header(flags, offset, 0, 0, 0, 0, 0)
+    return Header(flags, offset)
+
+
+def read_flat(name: str, image: bytes, header: Header) -> elf.Executable:
+    """Take an image apart by the addresses in its header (section 3.1.3); 0 stands for the file's end."""
+    start = header.offset - (header.header_addr - header.load_addr)
+    filled = (header.load_end_addr or header.load_addr + len(image) - start) - header.load_addr
+    size = (header.bss_end_addr or header.load_addr + filled) - header.load_addr
+    if header.header_addr < header.load_addr or start < 0 or not 0 <= filled <= size:
+        raise ImageError(f"{name}: the addresses in its Multiboot header make no sense")
+    if start + filled > len(image):
+        raise ImageError(f"{name}: the file is truncated: its Multiboot header says that it is longer")
+    data = image[start : start + filled]
+    return elf.Executable(header.entry_addr, [elf.Segment(header.load_addr, data, size)])
 
 
 class Loader:
-    """Puts an image, its modules and the boot information into guest RAM."""
+    """Puts an image, its modules and the boot information into guest RAM.
+
+    ``regions`` are the pieces of RAM, as (first address, size).
+    """
 
     def __init__(self, ram: memoryview, regions: list[tuple[int, int]]) -> None:
         self.ram = ram
         self.regions = regions
-        self.top = HIGH
-        """End of what was loaded above 1 MiB."""
+        self.top = 0
+        """End of what was loaded so far."""
+
+    def load(self, name: str, image: bytes, append: str, modules: list[tuple[str, bytes]]) -> tuple[int, int]:
+        """Load everything; returns (entry point, address of the boot information).
+
+        ``name`` and ``append`` make the kernel's command line; each module is its own command line, which
+        begins with its name, and its bytes. Raises ImageError.
+        """
+        header = find_header(image, name)
+        if header.flags & ADDRESSES:
+            executable = read_flat(name, image, header)
+        elif image.startswith(elf.MAGIC):
+            executable = elf.read_executable(name, image)
+        else:
+            raise ImageError(f"{name}: neither an ELF file nor an image with load addresses in its header")
+        for segment in executable.segments:
+            if segment.address < INFO + INFO_SIZE and segment.address + segment.size > MEMORY_MAP:
+                raise ImageError(
+                    f"{name}: it wants memory at {MEMORY_MAP:#x}, where the boot information lies"
+                )
+            self.place(name, segment.address, segment.data, segment.size)
+        words = [_text(name, f"{name} {append}" if append else name), LOADER_NAME + b"\0"]
+        words += [_text("module", text) for text, _ in modules]
+        self._describe(words, modules)
+        return executable.entry, INFO
 
     def place(self, name: str, address: int, data: bytes, size: int) -> None:
         """``data`` and then zeros, ``size`` bytes in all, at a guest-physical address."""
-        if size == 0:
-            return
         if not any(first <= address and address + size <= first + length for first, length in self.regions):
             raise ImageError(
                 f"{name}: it wants {size} bytes at {address:#x}, where the machine's "
@@ -90,89 +151,58 @@ class Loader:
         self.ram[address + len(data) : address + size] = bytes(size - len(data))
         self.top = max(self.top, address + size)
 
-    def load_elf(self, name: str, image: bytes) -> int:
-        """Load the segments of an ELF executable at their physical addresses; returns the entry point."""
-        try:
-            elf = ELFFile(io.BytesIO(image))
-            if elf.elfclass != 32 or not elf.little_endian or elf["e_machine"] != "EM_386":
-                raise ImageError(f"{name}: an ELF file, but not for 32-bit x86")
-            if elf["e_type"] != "ET_EXEC":
-                raise ImageError(f"{name}: an ELF file, but not an executable one")
-            entry = elf["e_entry"]
-            loaded = 0
-            for segment in elf.iter_segments("PT_LOAD"):
-                size, filled = segment["p_memsz"], segment["p_filesz"]
-                data = image[segment["p_offset"] : segment["p_offset"] + filled]
-                if len(data) != filled or filled > size:
-                    raise ImageError(f"{name}: the ELF file is truncated or its segments make no sense")
-                self.place(name, segment["p_paddr"], data, size)
-                if segment["p_vaddr"] <= elf["e_entry"] < segment["p_vaddr"] + size:
-                    # Entry points are linked at virtual addresses; the kernel starts without paging.
-                    entry = elf["e_entry"] - segment["p_vaddr"] + segment["p_paddr"]
-                loaded += 1
-        except (ELFError, ValueError, struct.error, KeyError, TypeError, UnicodeDecodeError, AttributeError) as error:
-            raise ImageError(f"{name}: not a usable ELF file ({error or type(error).__name__})") from None
-        if not loaded:
-            raise ImageError(f"{name}: an ELF file with nothing to load")
-        return int(entry)
+    def _describe(self, words: list[bytes], modules: list[tuple[str, bytes]]) -> None:
+        """Place the modules and write the boot information (section 3.3).
 
-    def load_flat(self, name: str, image: bytes, header: Header) -> int:
-        """Load an image by the addresses in its header (section 3.1.3)."""
-        start = header.offset - (header.header_addr - header.load_addr)
-        size = header.load_end_addr - header.load_addr if header.load_end_addr else len(image) - start
-        end = max(header.bss_end_addr, header.load_addr + size)
-        if start < 0 or size < 0 or start + size > len(image):
-            raise ImageError(f"{name}: the addresses in its Multiboot header do not fit the file (truncated?)")
-        self.place(name, header.load_addr, image[start : start + size], end - header.load_addr)
-        return header.entry_addr
+        ``words`` are the kernel's command line, the loader's name, and the modules' command lines.
+        """
+        table = _page_after(self.top)
+        strings = []
+        at = table + 16 * len(modules)
+        for word in words:
+            strings.append(at)
+            at += len(word)
+        line, loader, *module_lines = strings
+        entries = b""
+        first = _page_after(at)
+        for (text, data), module_line in zip(modules, module_lines, strict=True):
+            if data:
+                self.place(f"module {text}", first, data, len(data))
+            entries += struct.pack("<IIII", first, first + len(data), module_line, 0)
+            first = _page_after(first + len(data))
+        self.place("the command lines", table, entries + b"".join(words), at - table)
 
-    def load(self, name: str, image: bytes, append: str, modules: list[tuple[str, bytes]]) -> tuple[int, int]:
-        """Load everything; returns (entry point, address of the boot information)."""
-        header = find_header(image, name)
-        if header.flags & ADDRESSES:
-            entry = self.load_flat(name, image, header)
-        elif image[:4] == b"\x7fELF":
-            entry = self.load_elf(name, image)
-        else:
-            raise ImageError(f"{name}: neither an ELF file nor an image with load addresses in its header")
-        placed = []
-        for text, data in modules:
-            at = self.top + 4095 & ~4095
-            self.place(f"module {text.split(' ')[0]}", at, data, len(data))
-            placed.append((at, at + len(data), text))
-        return entry, self.information(f"{name} {append}".strip(), placed)
+        regions = b"".join(struct.pack("<IQQI", 20, *region) for region in firmware_map(len(self.ram)))
+        self.place("the memory map", MEMORY_MAP, regions, len(regions))
+        flags = I_MEMORY | I_BOOT_DEVICE | I_COMMAND_LINE | I_MODULES | I_MEMORY_MAP | I_LOADER
+        upper = max(len(self.ram) - HIGH, 0)
+        info = bytearray(INFO_SIZE)
+        struct.pack_into("<4I", info, 0, flags, EXTENDED_DATA >> 10, upper >> 10, FIRST_DISK)
+        struct.pack_into("<3I", info, 16, line, len(modules), table)
+        struct.pack_into("<2I", info, 44, len(regions), MEMORY_MAP)
+        struct.pack_into("<I", info, 64, loader)
+        self.place("the boot information", INFO, bytes(info), INFO_SIZE)
 
-    def information(self, command_line: str, modules: list[tuple[int, int, str]]) -> int:
-        """Write the boot information (section 3.3)."""
-        area = bytearray(0x78)
-        base = INFO
 
-        def add(data: bytes) -> int:
-            at = base + len(area)
-            area.extend(data + bytes(-len(data) % 4))
-            return at
+def firmware_map(memory: int) -> list[tuple[int, int, int]]:
+    """(first address, size, type) of each range that the ISA PC's firmware knows of, as INT 15h E820 would."""
+    ranges = [(0, EXTENDED_DATA, AVAILABLE), (EXTENDED_DATA, HOLE - EXTENDED_DATA, RESERVED)]
+    ranges.append((0xF0000, 0x10000, RESERVED))
+    if memory > HIGH:
+        ranges.append((HIGH, memory - HIGH, AVAILABLE))
+    ranges.append((0xFFFC0000, 0x40000, RESERVED))
+    return ranges
 
-        line = add(command_line.encode() + b"\0")
-        loader = add(LOADER_NAME)
-        strings = [add(text.encode() + b"\0") for *_, text in modules]
-        table = add(
-            b"".join(
-                struct.pack("<IIII", first, last, text, 0)
-                for (first, last, _), text in zip(modules, strings, strict=True)
-            )
-        )
-        regions = b"".join(struct.pack("<IQQI", 20, first, length, 1) for first, length in self.regions)
-        memory_map = add(regions)
-        if base + len(area) > INFO_END:
-            raise ImageError("the command line and the modules' names are too long for the boot information")
-        lower = self.regions[0][1] >> 10
-        upper = max((length for first, length in self.regions if first == HIGH), default=0) >> 10
-        flags = I_MEMORY | I_COMMAND_LINE | I_MODULES | I_MEMORY_MAP | I_LOADER
-        struct.pack_into("<IIIIIII", area, 0, flags, lower, upper, 0, line, len(modules), table)
-        struct.pack_into("<II", area, 44, len(regions), memory_map)
-        struct.pack_into("<I", area, 64, loader)
-        self.ram[base : base + len(area)] = area
-        return base
+
+def _page_after(address: int) -> int:
+    return address + PAGE - 1 & -PAGE
+
+
+def _text(name: str, text: str) -> bytes:
+    """A C string. What the shell gave us that is no UTF-8 goes to the guest as it came."""
+    if "\0" in text:
+        raise ImageError(f"{name}: a command line cannot have a zero byte in it")
+    return text.encode("utf-8", "surrogateescape") + b"\0"
 
 
 def read_image(path: Path) -> bytes:
