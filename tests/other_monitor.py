@@ -87,7 +87,7 @@ def serve() -> None:
             case "receive":
                 with Listener("tcp::0") as listener:
                     answer(address=str(listener.address))
-                    vm = listener.receive(VirtualMachine.create)
+                    vm = listener.receive(VirtualMachine.create, timeout=60)
             case "advance":
                 assert vm is not None
                 advance(vm, request["to"])
