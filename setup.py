@@ -56,6 +56,9 @@ GUESTS = Path("guests/build")
 BUILD = Path("build/cython")
 MANIFEST = Path("hypervisor/_compiled.json")
 
+DECLARATIONS = "*.pxd"
+"""Key of the manifest for all declarations together."""
+
 COMPILE = ["-O2", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function", "-Wno-sign-compare"]
 """Warnings are on but for two of which generated code is full."""
 
@@ -93,15 +96,24 @@ def recorded() -> dict[str, str]:
         return {}
 
 
+def declarations() -> str:
+    """The digest of all .pxd files: Cython does not notice when that of a .py file changes."""
+    whole = hashlib.sha256()
+    for path in sorted(Path("hypervisor").rglob("*.pxd")):
+        whole.update(str(path).encode() + path.read_bytes())
+    return whole.hexdigest()
+
+
 def forget_stale_forms() -> None:
     """Delete generated code whose source is not the one it was made from.
 
     Cython and setuptools compare file times only; what they would wrongly keep is removed here.
     """
     known = recorded()
+    redeclared = known.get(DECLARATIONS) != declarations()
     for module in HOT:
         source = source_of(module)
-        if known.get(module) != hashlib.sha256(source.read_bytes()).hexdigest():
+        if redeclared or known.get(module) != hashlib.sha256(source.read_bytes()).hexdigest():
             (BUILD / source).with_suffix(".c").unlink(missing_ok=True)
             for folder in (Path(), *Path("build").glob("lib*")):
                 for compiled in (folder / source).parent.glob(source.stem + ".*.so"):
@@ -149,6 +161,7 @@ class BuildExtensions(build_ext):
     def run(self) -> None:
         self.check_headers()
         digests = {module: hashlib.sha256(source_of(module).read_bytes()).hexdigest() for module in HOT}
+        digests[DECLARATIONS] = declarations()
         super().run()
         text = json.dumps(digests, indent=1, sort_keys=True) + "\n"
         targets = [MANIFEST] if self.inplace else [Path(self.build_lib) / MANIFEST]

@@ -45,3 +45,17 @@ cdef class VirtualCpu:
     cpdef store(self, uint32_t gva, uint32_t size, uint32_t value, bint user=*)
     @cython.locals(mask=uint32_t)
     cpdef set_stack(self, uint32_t offset)
+    @cython.locals(cpu=Cpu, selector=uint32_t, high=uint32_t)
+    cpdef tuple segment(self, uint32_t index)
+    @cython.locals(dpl=uint32_t)
+    cpdef set_segment(self, uint32_t index, uint32_t selector, uint32_t base, uint32_t limit, uint32_t high)
+    cpdef load_segment(self, uint32_t index, uint32_t selector, uint32_t low, uint32_t high)
+    @cython.locals(base=uint32_t, limit=uint32_t, offset=uint32_t)
+    cpdef tuple descriptor(self, uint32_t selector, object vector=*)
+    cpdef uint32_t touch_descriptor(self, uint32_t selector, uint32_t high) except? 0xdeadbeef
+    cpdef store_descriptor_high(self, uint32_t selector, uint32_t high)
+
+
+cpdef uint32_t descriptor_base(uint32_t low, uint32_t high) except? 0xdeadbeef
+@cython.locals(limit=uint32_t)
+cpdef uint32_t descriptor_limit(uint32_t low, uint32_t high) except? 0xdeadbeef

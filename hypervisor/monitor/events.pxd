@@ -1,0 +1,11 @@
+from libc.stdint cimport uint32_t
+from hypervisor.monitor.vcpu cimport VirtualCpu, descriptor_limit
+from hypervisor.monitor.transfer cimport Stack, stack_base
+from hypervisor.monitor.segments cimport check_stack_segment
+cimport cython
+
+
+@cython.locals(eip=uint32_t, named=uint32_t, low=uint32_t, high=uint32_t, kind=uint32_t)
+cpdef deliver(VirtualCpu v, uint32_t vector, object error, bint software, object following=*)
+@cython.locals(named=uint32_t, low=uint32_t, high=uint32_t, dpl=uint32_t, flags=uint32_t, from_8086=bint, inner=bint, stack_low=uint32_t, stack_high=uint32_t, ss=uint32_t, esp=uint32_t, stack=Stack, index=uint32_t)
+cpdef enter_handler(VirtualCpu v, uint32_t selector, uint32_t offset, uint32_t size, bint clears, uint32_t eip, object error)

@@ -1,0 +1,12 @@
+from libc.stdint cimport uint32_t
+from hypervisor.monitor.vcpu cimport VirtualCpu, descriptor_base, descriptor_limit
+cimport cython
+
+
+@cython.locals(low=uint32_t, high=uint32_t, error=uint32_t)
+cpdef load_data_segment(VirtualCpu v, uint32_t index, uint32_t selector)
+@cython.locals(low=uint32_t, high=uint32_t, error=uint32_t)
+cpdef tuple check_stack_segment(VirtualCpu v, uint32_t selector, uint32_t cpl, object vector=*)
+cpdef load_any(VirtualCpu v, uint32_t index, uint32_t selector)
+@cython.locals(low=uint32_t, high=uint32_t)
+cpdef load_stack_segment(VirtualCpu v, uint32_t selector)
