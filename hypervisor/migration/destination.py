@@ -58,6 +58,8 @@ class Listener:
         self._receiving = threading.Lock()
         self._current: Channel | None = None
         self._closed = False
+        self.waiting = False
+        """Is a ``receive`` under way? A source that comes between two of them is refused."""
         self._answering: threading.Thread | None = None
 
     @property
@@ -97,6 +99,7 @@ class Listener:
         """
         with self._receiving:
             self._stop_answering()
+            self.waiting = True
             recorder = Recorder(Report() if report is None else report)
             deadline = None if timeout is None else time.monotonic() + timeout
             try:
@@ -110,6 +113,7 @@ class Listener:
                 recorder.finish("unsettled" if self.unsettled else "failed", 0, error)
                 raise
             finally:
+                self.waiting = False
                 self._start_answering()
 
     def force(self) -> None:
