@@ -170,6 +170,7 @@ def test_a_percent_sign_in_a_help_text_is_harmless():
 # ---------------------------------------------------------------- a guest
 
 
+@pytest.mark.smoke
 def test_the_guest_s_own_status_becomes_ours():
     done = hv("run", "tern", "--no-pace", keys="poweroff 3\n")
     assert done.returncode == 2 * 3 + 1
@@ -197,6 +198,7 @@ def test_a_script_at_the_prompt_ends_with_the_status_of_its_errors():
     assert done.stderr == ""
 
 
+@pytest.mark.smoke
 def test_a_saved_guest_resumes_where_it_was(tmp_path):
     file = tmp_path / "guest"
     saved = hv("run", "tern", "--prompt", keys=f"run 2m\nsave {file}\nrun 1m\ndigest\n").stdout
@@ -205,6 +207,7 @@ def test_a_saved_guest_resumes_where_it_was(tmp_path):
     assert digests[0] == digests[1]
 
 
+@pytest.mark.smoke
 def test_a_guest_migrates_between_two_processes_by_their_prompts():
     """What the README shows: `migrate` here, `--incoming` there, and the guest goes on there alone."""
     with subprocess.Popen(

@@ -31,7 +31,7 @@ class Ending(Enum):
     CONSOLE = "console"
 
 
-class LeavePrompt(Exception):  # noqa: N818 - not an error
+class LeavePrompt(Exception):
     """Raised by the commands that end the prompt."""
 
     def __init__(self, ending: Ending) -> None:
