@@ -44,6 +44,9 @@ cdef extern from "Python.h":
 cdef extern from "<malloc.h>" nogil:
     size_t malloc_usable_size(void *pointer)
 
+cdef extern from *:
+    void fence_memory "__sync_synchronize" () noexcept nogil
+
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t length, const void *needle, size_t size)
 
@@ -125,6 +128,7 @@ cdef enum:
     MONITOR = 16 << 20
     RECENT = 4096
     TAKEN = 1024
+    PATIENCE = 500      # instructions that a run may take while it keeps the GIL
     HIGHEST_TABLE = 1 << 21
 
 # Offsets in CPUX86State, in QEMU's order (target/i386/cpu.h); __cinit__ checks every one of them.
@@ -308,25 +312,44 @@ cdef void on_site(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) 
 
 
 cdef void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) noexcept nogil:
+    """Runs before every block: the hottest lines of the project."""
     cdef Core *core = <Core *>opaque
     cdef uint32_t pc = <uint32_t>address
-    cdef uint32_t count = count_of(core, pc, size)
-    if core.stop or count == 0 or core.retired + count > core.fence:
-        if core.exit_code == 0:
-            core.exit_code = STOP if core.stop else (FENCE if count else UNLEARNED)
-            core.new_pc = pc
-            core.new_size = size
-            core.block_count = 0
-        uc_emu_stop(uc)
-        return
-    if core.patience >= 0:
-        core.patience -= 1
-        if core.patience < 0:
-            core.thread = PyEval_SaveThread()
+    cdef uint32_t count
+    if pc == core.last_pc and size == core.last_size and core.last_generation == core.generation:
+        count = core.last_count
+    else:
+        count = count_of(core, pc, size)
+        core.last_pc = pc
+        core.last_size = size
+        core.last_count = count
+        core.last_generation = core.generation if count else 0
+    if core.retired + count > core.limit or count == 0:
+        if not enter_slowly(core, pc, size, count):
+            uc_emu_stop(uc)
+            return
     core.retired += count
     core.block_pc = pc
     core.block_size = size
     core.block_count = count
+
+
+cdef bint enter_slowly(Core *core, uint32_t pc, uint32_t size, uint32_t count) noexcept nogil:
+    """The limit is reached: the fence, a stop request, or a run long enough to give the GIL away."""
+    if core.exit_code == 0 and not core.stop and count and core.retired + count <= core.fence:
+        if core.holding:
+            core.holding = 0
+            core.thread = PyEval_SaveThread()
+        core.limit = core.fence
+        fence_memory()
+        if not core.stop:
+            return True
+    if core.exit_code == 0:
+        core.exit_code = STOP if core.stop else (FENCE if count else UNLEARNED)
+        core.new_pc = pc
+        core.new_size = size
+        core.block_count = 0
+    return False
 
 
 cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
@@ -401,6 +424,7 @@ cdef class Cpu:
         core.root = SIDE_ROOT
         core.generation = 1
         core.fence = <uint64_t>-1
+        core.limit = <uint64_t>-1
         core.table_mask = (1 << 14) - 1
         core.table = <Block *>calloc(core.table_mask + 1, sizeof(Block))
         if core.table == NULL:
@@ -631,23 +655,25 @@ cdef class Cpu:
         core.fence = fence
         core.exit_code = 0
         core.block_count = 0
+        core.running = 1
+        core.runs += 1
+        # Most runs are shorter than it takes to give the GIL away; long ones do it after a while.
+        core.holding = self.exact and core.runs & 63 != 0
+        core.limit = min(fence, core.retired + PATIENCE) if core.holding else fence
+        fence_memory()
         if core.stop:
             core.stop = 0
+            core.running = 0
             core.exit_code = STOP
             core.exits[STOP & 511] += 1
             return STOP
-        core.running = 1
-        core.runs += 1
-        if self.exact and core.runs & 63:
-            # Most runs are shorter than it takes to give the GIL away: on_block does that in long ones.
-            core.patience = 64
+        if core.holding:
             error = uc_emu_start(<uc_engine *>core.uc, eip, 0, 0, 0)
             if core.thread != NULL:
                 PyEval_RestoreThread(<PyThreadState *>core.thread)
                 core.thread = NULL
         else:
             with nogil:
-                core.patience = -1
                 error = uc_emu_start(<uc_engine *>core.uc, eip, 0, 0, 0)
         core.running = 0
         if error:
@@ -715,6 +741,8 @@ cdef class Cpu:
     def request_stop(self):
         """Make a run that is under way, or the next one, return EXIT_STOP. From any thread; never lost."""
         self.core.stop = 1
+        fence_memory()
+        self.core.limit = 0
 
     def kick(self):
         """As ``request_stop``, for a CPU without block callback: call it again until the run has ended."""
@@ -965,7 +993,8 @@ cdef class Cpu:
         memcpy(saved, core.env, sizeof(saved))
         core.stop = 0
         core.fence = <uint64_t>-1
-        core.patience = -1
+        core.limit = <uint64_t>-1
+        core.holding = 0
         self.memory.write(PROBE_CODE, instruction + (<uint32_t>SIDE_DATA).to_bytes(4, "little") + b"\xcd\x80")
         self.set_eflags(0x202)
         for i in range(4):

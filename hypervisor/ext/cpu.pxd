@@ -22,8 +22,13 @@ cdef struct Core:
     uint8_t *ram
     uint64_t root
     uint64_t retired
+    uint64_t limit
+    uint32_t generation
+    uint32_t last_pc
+    uint32_t last_size
+    uint32_t last_count
+    uint32_t last_generation
     uint64_t fence
-    uint64_t blocks_run
     uint32_t block_pc
     uint32_t block_size
     uint32_t block_count
@@ -31,11 +36,10 @@ cdef struct Core:
     uint64_t exits[512]
     uint32_t new_pc
     uint32_t new_size
-    uint32_t generation
     int stop
     int running
     int watching
-    int patience
+    int holding
     uint64_t runs
     void *thread
     Block *table
