@@ -38,17 +38,25 @@ def until(prompt: Prompt, count: Count, background: Background = "") -> str:
 
 
 def _go(prompt: Prompt, target: int | None, background: str) -> str:
-    session = prompt.session
-    session.start(until=target)
+    prompt.session.start(until=target)
     if background:
         return ""
+    _stay(prompt)
+    return where(prompt)
+
+
+def _stay(prompt: Prompt) -> None:
+    """Show the console of a guest in the foreground until it stops. Ctrl-C stops it.
+
+    It runs in its thread even so: only then does this one hear of Ctrl-C while the guest loops.
+    """
+    session = prompt.session
     try:
         while session.wait(_POLL) is None and session.running:
             prompt.show_output()
     except KeyboardInterrupt:
         session.stop()
     prompt.show_output()
-    return where(prompt)
 
 
 def where(prompt: Prompt) -> str:
@@ -89,12 +97,12 @@ def step(prompt: Prompt, count: Count = 1) -> str:
     """
     session = prompt.session
     vm = session.ready_vm
-    session.last_stop = vm.run(instructions=count)
-    prompt.show_output()
+    session.start(until=vm.instructions + count)
+    _stay(prompt)
     lines = [f"{vm.instructions:>14,}  "]
     for gva, code, text in vm.disassemble(vm.registers()["eip"], 1):
         lines.append(f"{gva:#010x}  {code.hex(' '):<24} {text}")
-    if session.last_stop.reason != "limit":
+    if session.last_stop is None or session.last_stop.reason != "limit":
         lines.append("\n" + where(prompt))
     return "".join(lines)
 
