@@ -215,17 +215,28 @@ def measure(quick: bool) -> Iterator[Record]:
     try:
         compiled, bare = compare(lambda: emulated_cli(n), lambda: bare_exit(n), **rounds)
         yield record("exit and re-entry in C, bare", bare, "ns")
-        yield record("CLI emulated, compiled", compiled, "ns", reference=bare, reference_name="bare exit", target="<= 3")
+        yield record(
+            "CLI emulated, compiled",
+            compiled,
+            "ns",
+            reference=bare,
+            reference_name="bare exit",
+            target="<= 3",
+        )
         pure, _ = compare(lambda: interpreted.measure("emulated_cli", few), lambda: 1.0, **rounds)
         yield record("CLI emulated, interpreted (HV_PURE=1)", pure, "ns", target="<= 2500")
         binding, _ = compare(lambda: binding_exit(few), lambda: 1.0, **rounds)
-        yield record("exit and re-entry, unicorn package", binding, "ns", reference=bare, reference_name="bare exit")
+        yield record(
+            "exit and re-entry, unicorn package", binding, "ns", reference=bare, reference_name="bare exit"
+        )
         calls, bare = compare(lambda: system_call(few), lambda: bare_exit(few), **rounds)
         yield record("system call and return", calls, "ns", reference=bare, reference_name="bare exit")
         misses, bare = compare(lambda: shadow_miss(few), lambda: bare_exit(few), **rounds)
         yield record("shadow miss", misses, "ns", reference=bare, reference_name="bare exit")
         switch, bare = compare(lambda: ring_switch(few), lambda: bare_exit(few), **rounds)
-        yield record("change of ring, registers in place", switch, "ns", reference=bare, reference_name="bare exit")
+        yield record(
+            "change of ring, registers in place", switch, "ns", reference=bare, reference_name="bare exit"
+        )
     finally:
         interpreted.close()
     yield from speeds(quick)
@@ -233,7 +244,7 @@ def measure(quick: bool) -> Iterator[Record]:
 
 def speeds(quick: bool) -> Iterator[Record]:
     """Code that does not trap, beside the same code on bare Unicorn."""
-    n = 300_000 if quick else 5_000_000
+    n = 500_000 if quick else 20_000_000
     for name, code, targets in (
         ("store to data", STORE_LOOP, ("<= 1.3", None)),
         ("load from data", LOAD_LOOP, (None, None)),
@@ -246,5 +257,10 @@ def speeds(quick: bool) -> Iterator[Record]:
                 lambda code=code: bare_loop(code, n),  # type: ignore[misc]
             )
             yield record(
-                f"{name}, --clock {clock}", ours, "ns", reference=bare, reference_name="bare Unicorn", target=target
+                f"{name}, --clock {clock}",
+                ours,
+                "ns",
+                reference=bare,
+                reference_name="bare Unicorn",
+                target=target,
             )

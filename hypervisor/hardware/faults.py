@@ -28,7 +28,8 @@ CONTRIBUTORY = frozenset((0, 10, 11, 12, 13))
 
 class GuestFault(Exception):
     """An exception of the guest: ``vector``, ``error`` code (0 where it has none) and, for #PF, the
-    linear address for CR2."""
+    linear address for CR2.
+    """
 
     def __init__(self, vector: int, error: int = 0, address: int = 0) -> None:
         super().__init__(vector, error, address)

@@ -9,7 +9,9 @@ from __future__ import annotations
 VENDOR = b"AuthenticAMD"
 BRAND = b"Trap-and-emulate teaching CPU".ljust(48, b"\0")
 
-FPU, PSE, TSC, MSR, CX8, CMOV, MMX, FXSR, SSE, SSE2 = (1 << bit for bit in (0, 3, 4, 5, 8, 15, 23, 24, 25, 26))
+FPU, PSE, TSC, MSR, CX8, CMOV, MMX, FXSR, SSE, SSE2 = (
+    1 << bit for bit in (0, 3, 4, 5, 8, 15, 23, 24, 25, 26)
+)
 FEATURES = FPU | PSE | TSC | MSR | CX8 | CMOV | MMX | FXSR | SSE | SSE2
 HYPERVISOR = 1 << 31
 SIGNATURE = 5 << 8 | 8 << 4

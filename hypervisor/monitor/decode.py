@@ -25,7 +25,9 @@ SEGMENTS = {
 PREFIX_SEGMENTS = {0x26: ES, 0x2E: CS, 0x36: SS, 0x3E: DS, 0x64: FS, 0x65: GS}
 _NAMES_32 = ("EAX", "ECX", "EDX", "EBX", "ESP", "EBP", "ESI", "EDI")
 _NAMES_16 = ("AX", "CX", "DX", "BX", "SP", "BP", "SI", "DI")
-GENERAL = {getattr(x86, f"X86_REG_{name}"): i for names in (_NAMES_32, _NAMES_16) for i, name in enumerate(names)}
+GENERAL = {
+    getattr(x86, f"X86_REG_{name}"): i for names in (_NAMES_32, _NAMES_16) for i, name in enumerate(names)
+}
 CONTROL = {getattr(x86, f"X86_REG_CR{i}"): i for i in range(9)}
 DEBUG = {getattr(x86, f"X86_REG_DR{i}"): i for i in range(8)}
 

@@ -38,7 +38,7 @@ from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.decode import Decoder, Instruction
 from hypervisor.monitor.privileged import EMULATED
 from hypervisor.monitor.sites import Sites
-from hypervisor.monitor.vcpu import ESP, IF, NEVER, SS, TF, VirtualCpu
+from hypervisor.monitor.vcpu import ESP, NEVER, SS, TF, VirtualCpu
 from hypervisor.techniques.base import Technique
 
 FOREVER = (1 << 63) - 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
+from typing import Self
 
 from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.loop import Monitor
@@ -34,7 +35,7 @@ class Pacer:
         self._origin = 0
         """Host time that corresponds to virtual time 0."""
 
-    def __enter__(self) -> Pacer:
+    def __enter__(self) -> Self:
         self._origin = time.monotonic_ns() - self.clock.update()
         self.monitor.sleep = self.sleep if self.paced or not self.clock.exact else None
         if not self.clock.exact:

@@ -30,7 +30,8 @@ class Sites:
         """A new block at a linear address; it has not run yet."""
         v = self.v
         code = b"".join(
-            v.memory.fetch(v.paging.root, pc + at & 0xFFFFFFFF).to_bytes(8, "little") for at in range(0, size, 8)
+            v.memory.fetch(v.paging.root, pc + at & 0xFFFFFFFF).to_bytes(8, "little")
+            for at in range(0, size, 8)
         )[:size]
         big = v.cpu.segment_flags(CS) & D_BIG != 0
         found = self.offsets.get((big, code))

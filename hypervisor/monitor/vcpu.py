@@ -235,9 +235,7 @@ class VirtualCpu:
 
     def store(self, gva: int, size: int, value: int, user: bool = False) -> None:
         """Store 1, 2 or 4 bytes at a linear address. Raises GuestFault like a store instruction."""
-        if not self.memory.store_virtual(
-            self.paging.root, gva & 0xFFFFFFFF, size, value & 0xFFFFFFFF, user
-        ):
+        if not self.memory.store_virtual(self.paging.root, gva & 0xFFFFFFFF, size, value & 0xFFFFFFFF, user):
             self.write(gva, (value & 0xFFFFFFFF).to_bytes(4, "little")[:size], user)
 
     def read(self, gva: int, size: int, user: bool = False) -> bytes:

@@ -203,7 +203,8 @@ class ShadowPaging:
 
     def host_address(self, gva: int, write: bool, user: bool) -> int:
         """Where an access of the guest that the monitor carries out goes: a host-physical address, or
-        NOWHERE. Raises GuestFault like the access itself."""
+        NOWHERE. Raises GuestFault like the access itself.
+        """
         hpa = self.memory.translate(self.root, gva, write, user)
         if hpa >= 0:
             return hpa if hpa >= RAM_BASE else NOWHERE
@@ -239,4 +240,3 @@ class ShadowPaging:
 
     def statistics(self) -> dict[str, int]:
         return {"fills": self.fills, "tables": len(self.tables), "code frames": sum(self.code)}
-

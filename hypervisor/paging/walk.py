@@ -72,9 +72,7 @@ class GuestTables:
             self.check(upper, write, user, reason, gva)
             upper = self.set_bits(directory_at, upper, ACCESSED | (DIRTY if write else 0))
             gpa = (upper & 0xFFC00000) | (gva & 0x003FF000)
-            return Translation(
-                gpa, upper & WRITABLE != 0, upper & USER != 0, upper & DIRTY != 0, True
-            )
+            return Translation(gpa, upper & WRITABLE != 0, upper & USER != 0, upper & DIRTY != 0, True)
         table_at = (upper & ~0xFFF) + (gva >> 12 & 1023) * 4
         lower = self.load(table_at)
         if not lower & PRESENT:
@@ -83,9 +81,7 @@ class GuestTables:
         self.check(both, write, user, reason, gva)
         self.set_bits(directory_at, upper, ACCESSED)
         lower = self.set_bits(table_at, lower, ACCESSED | (DIRTY if write else 0))
-        return Translation(
-            lower & ~0xFFF, both & WRITABLE != 0, both & USER != 0, lower & DIRTY != 0, False
-        )
+        return Translation(lower & ~0xFFF, both & WRITABLE != 0, both & USER != 0, lower & DIRTY != 0, False)
 
     def check(self, rights: int, write: bool, user: bool, reason: int, gva: int) -> None:
         """Raise #PF if ``rights`` (of all levels together) forbid the access."""

@@ -33,9 +33,8 @@ class Trap(Technique):
     """Ring 1, and what traps by itself."""
 
     name = "trap"
-    intercepts = (
-        (RDTSC | RDPMC | CPUID | RSM | IRET | INVD | HLT | INVLPGA | SHUTDOWN | TASK_SWITCH)
-        | (SVM_INSTRUCTIONS | RDTSCP | ICEBP | WBINVD | MONITOR | MWAIT)
+    intercepts = (RDTSC | RDPMC | CPUID | RSM | IRET | INVD | HLT | INVLPGA | SHUTDOWN | TASK_SWITCH) | (
+        SVM_INSTRUCTIONS | RDTSCP | ICEBP | WBINVD | MONITOR | MWAIT
     )
     one_byte_sites = frozenset((0x6C, 0x6D, 0x6E, 0x6F, 0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF))
     two_byte_sites = frozenset((0x05, 0x07, 0x34, 0x35))
