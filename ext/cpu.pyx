@@ -146,6 +146,7 @@ cdef enum:
     ENV_IDT = 400
     ENV_CR = 424
     SEGMENT = 24
+    ENV_SIZE = 16384     # more than any offset that we use
     CC_OP_EFLAGS = 1
     ARITHMETIC = 0x8d5
     HF_CPL = 3
@@ -449,9 +450,18 @@ cdef class Cpu:
         uc_ctl(uc, UC_CTL_WRITE(UC_CTL_TB_FLUSH, 0))
 
     def __dealloc__(self):
+        self.close()
+        free(self.core.env)
+
+    def close(self):
+        """Give the engine back. What is read from then on is 0, and running is refused with EXIT_ERROR."""
         if self.core.uc != NULL:
             uc_close(<uc_engine *>self.core.uc)
-        free(self.core.table)
+            self.core.uc = NULL
+            free(self.core.table)
+            self.core.table = NULL
+            self.core.env = <uint8_t *>calloc(1, ENV_SIZE)
+            self.error = "it is closed"
 
     cdef check(self, int error, str what):
         if error:
@@ -637,7 +647,8 @@ cdef class Cpu:
             self.refuse(f"a page fault gave exit {self.core.exit_code:#x}")
 
     cdef uc_flush(self):
-        uc_ctl(<uc_engine *>self.core.uc, UC_CTL_WRITE(UC_CTL_TB_FLUSH, 0))
+        if self.core.uc != NULL:
+            uc_ctl(<uc_engine *>self.core.uc, UC_CTL_WRITE(UC_CTL_TB_FLUSH, 0))
 
     # -------------------------------------------------------------- running
 
@@ -652,6 +663,8 @@ cdef class Cpu:
         cdef int error
         cdef uint32_t eip = (<uint32_t *>(core.env + ENV_EIP))[0]
         cdef uint32_t at
+        if core.uc == NULL:
+            return ERROR
         core.fence = fence
         core.exit_code = 0
         core.block_count = 0
@@ -747,7 +760,7 @@ cdef class Cpu:
     def kick(self):
         """As ``request_stop``, for a CPU without block callback: call it again until the run has ended."""
         self.core.stop = 1
-        if self.core.running:
+        if self.core.running and self.core.uc != NULL:
             uc_emu_stop(<uc_engine *>self.core.uc)
 
     def exit_counts(self):
@@ -795,7 +808,7 @@ cdef class Cpu:
     def add_site(self, uint32_t address):
         """Exit (EXIT_SITE) before the instruction at this linear address; its block must be forgotten after."""
         cdef uint64_t hook = 0
-        if address not in self.site_hooks:
+        if address not in self.site_hooks and self.core.uc != NULL:
             self.check(uc_hook_add(<uc_engine *>self.core.uc, &hook, UC_HOOK_CODE, <void *>on_site, &self.core,
                                    address, address), "watch an instruction")
             self.site_hooks[address] = hook
@@ -803,7 +816,7 @@ cdef class Cpu:
     def remove_site(self, uint32_t address):
         """No exit there any more."""
         hook = self.site_hooks.pop(address, None)
-        if hook is not None:
+        if hook is not None and self.core.uc != NULL:
             uc_hook_del(<uc_engine *>self.core.uc, hook)
 
     @property
@@ -813,6 +826,8 @@ cdef class Cpu:
 
     def forget(self, uint32_t first, uint32_t size):
         """Throw away code translated from linear addresses that are mapped executable now."""
+        if self.core.uc == NULL:
+            return
         uc_ctl(<uc_engine *>self.core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), <uint64_t>first,
                <uint64_t>first + size)
         self.core.generation += 1
@@ -826,6 +841,8 @@ cdef class Cpu:
         cdef Core *core = &self.core
         cdef uint64_t root = core.root
         cdef uint64_t *window = <uint64_t *>(core.monitor + <uint64_t>SIDE_ROOT + 0x2000) + 511
+        if core.uc == NULL:
+            return
         self.load_root(SIDE_ROOT)
         window[0] = frame | 0x65
         uc_ctl(<uc_engine *>core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), <uint64_t>0x1ff000, <uint64_t>0x200000)
@@ -834,6 +851,8 @@ cdef class Cpu:
 
     def forget_all(self):
         """Throw away all translated code, and what is known of it."""
+        if self.core.uc == NULL:
+            return
         self.uc_flush()
         memset(self.core.table, 0, (self.core.table_mask + 1) * sizeof(Block))
         self.core.table_used = 0
@@ -841,6 +860,8 @@ cdef class Cpu:
 
     cpdef void flush_tlb(self):
         """Entries of the shadow tables were removed or restricted."""
+        if self.core.uc == NULL:
+            return
         uc_ctl(<uc_engine *>self.core.uc, UC_CTL_WRITE(UC_CTL_TLB_FLUSH, 0))
         self.core.generation += 1
         if self.core.table_used > HIGHEST_TABLE:
@@ -964,6 +985,8 @@ cdef class Cpu:
 
     def set_control(self, int index, uint32_t value):
         """Write the real CR0 or CR4 as MOV CRn does."""
+        if self.core.uc == NULL:
+            return
         uc_reg_write(<uc_engine *>self.core.uc, {0: UC_X86_REG_CR0, 4: UC_X86_REG_CR4}[index], &value)
 
     def system_table(self, str name):
@@ -990,6 +1013,8 @@ cdef class Cpu:
         cdef uint64_t root = core.root, retired = core.retired, fence = core.fence
         cdef int stop = core.stop
         cdef uint32_t i
+        if core.uc == NULL:
+            return
         memcpy(saved, core.env, sizeof(saved))
         core.stop = 0
         core.fence = <uint64_t>-1

@@ -164,6 +164,8 @@ class VirtualMachine(Inspection):
         if not self._closed:
             self._closed = True
             self.pacer.close()
+            if not self.running:
+                self.cpu.close()
 
     def __enter__(self) -> VirtualMachine:
         return self
