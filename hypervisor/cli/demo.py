@@ -1,24 +1,29 @@
 """`hv demo`: a guest moves to a second monitor process while it works, and cannot tell.
 
-Three machines run the same kernel with the same keys typed at the same instructions. A is in this
+Three machines run the same kernel with the same keys typed at the same instruction. A is in this
 process. At an instruction chosen at random it is stopped and sent over TCP to B, a monitor in a process
-of its own, which runs it on. The twin never moves. Virtual time is the number of instructions, so at
-the end B and the twin must agree in every bit: that is what the digests say.
+of its own (`hv run --incoming ...`, which anybody can start by hand), which runs it on. The twin never
+moves. Virtual time is the number of instructions, so at the end B and the twin must agree in every bit of
+registers, devices and memory: that is what the digests say.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import re
+import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from hypervisor import images
 from hypervisor.cli.command import Command, Option
 from hypervisor.errors import HypervisorError, MigrationError
+from hypervisor.migration.report import Report
 from hypervisor.migration.source import send
 from hypervisor.repl import machines
 from hypervisor.repl.kinds import size
@@ -27,165 +32,253 @@ if TYPE_CHECKING:
     from hypervisor.machine import VirtualMachine
 
 PROMPT = b"tern$ "
-KEYS = "count 500 20 &\ncount 500 30 &\nps\nsum 20\n"
+KEYS = b"count 1000 40 &\ncount 1000 60 &\nps; sum 20; sum 100\n"
+"""Two counters that print every 40 and 60 ms, and checksums that keep the processor busy all the way."""
 
-CHUNK = 20_000
-"""Instructions between two looks for the shell's prompt."""
+CHUNK = 100_000
+"""Instructions between two looks for output."""
 
 BOOT_LIMIT = 50_000_000
 """Instructions after which a kernel that shows no prompt has failed to boot."""
 
 BEFORE = (10_000_000, 30_000_000)
-"""The guest moves between so many instructions after the keys."""
+"""The guest moves between so many instructions after the keys; 100 million make a second for it."""
 
-AFTER = 40_000_000
+AFTER = 30_000_000
 """Instructions that it runs on at B before all is compared."""
-
-LINES = 4
-"""Lines of each console to show."""
 
 PATIENCE = 60.0
 """Seconds until the other process is given up."""
 
 
-class Arrived(NamedTuple):
-    """What B says of the guest it got."""
-
-    digest: str
-    console: str
-
-
 def run(options: argparse.Namespace) -> int:
     """Status 0 if B and the twin agree, else 1."""
     began = time.monotonic()
+    show = Show()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
-    image = images.find("tern")
 
-    say(
-        "A", f"boots tern ({image.stat().st_size:,} bytes, {options.memory >> 20} MiB) under trap-and-emulate"
-    )
-    vm = _boot(options.memory)
-    with Destination() as destination:
-        keys_at = boot_to_prompt(vm)
-        say("A", f"shows a prompt after {keys_at:,} instructions; counters and a checksum are started there")
-        vm.console.send(KEYS.encode())
-        move_at = keys_at + random.Random(seed).randint(*BEFORE)  # noqa: S311 - any moment will do
+    with boot(options.memory) as vm, Destination() as b:
+        show.say(f"A boots tern: its kernel runs in ring 1, in {options.memory >> 20} MiB")
+        typed_at = run_to_prompt(vm)
+        move_at = typed_at + random.Random(seed).randint(*BEFORE)  # noqa: S311 - any moment will do
         end_at = move_at + AFTER
-        vm.run(until=move_at)
-        say("A", f"stops at instruction {move_at:,}, wherever that is (--seed {seed})")
+        vm.console.send(KEYS)
+        for output in run_in_chunks(vm, move_at):
+            show.console("A", output)
+        show.end_line()
+        show.say(f"A is stopped at instruction {move_at:,}, wherever that is (again: --seed {seed})")
 
+        address = b.address
+        show.say(f"B waits in another process: hv run --incoming {address} --prompt")
         with machines.progress("A -> B", sys.stdout) as advance:
-            report = send(vm, destination.address, progress=advance)
-        before = bytes(vm.console.output).decode(errors="replace")
-        exits = vm.exit_counts()
-        vm.close()
-        say("B", f"has the guest: {report.ram.transferred:,} bytes, downtime {report.downtime:.0f} ms")
-        arrived = destination.run_to(end_at)
-        say("B", f"ran it on to instruction {end_at:,}")
+            report = send(vm, address, progress=advance)
+        before, exits = bytes(vm.console.output), sum(vm.exit_counts().values())
 
-    say("twin", "runs the same, without moving")
-    with _boot(options.memory) as twin:
-        twin.run(until=keys_at)
-        twin.console.send(KEYS.encode())
+        show.say("B has the guest, and goes on with it")
+        after = b""
+        for output in b.run_to(end_at):
+            show.console("B", output)
+            after += output
+        show.end_line()
+        arrived = b.digest
+        show.say(f"B is stopped at instruction {end_at:,}; now the twin goes there, without a move")
+
+    with boot(options.memory) as twin:
+        twin.run(until=typed_at)
+        twin.console.send(KEYS)
         twin.run(until=end_at)
-        straight, digest = bytes(twin.console.output).decode(errors="replace"), twin.digest()
+        outcome = Outcome(move_at, end_at, report, exits, arrived, twin.digest())
+        # B's prompt ends an unfinished line before it says anything itself.
+        same_text = (before + after).rstrip(b"\n") == bytes(twin.console.output).rstrip(b"\n")
 
-    same_output = (before + arrived.console).rstrip("\n") == straight.rstrip("\n")
-    same_state = arrived.digest == digest
-    print()
-    print(tail("A", before))
-    print(tail("B", arrived.console))
-    print(f"exits on A:      {sum(exits.values()):,}")
-    print(f"digest of B:     {arrived.digest}")
-    print(f"digest of twin:  {digest}")
-    print(f"console output:  {'the same' if same_output else 'DIFFERENT'}, {len(straight):,} characters")
-    good = same_output and same_state
-    verdict = "The guest did not notice." if good else "THE GUEST IS NOT THE SAME: this is a defect."
-    print(f"\n{verdict} ({time.monotonic() - began:.1f} s)")
-    return 0 if good else HypervisorError.status
+    show.summary(outcome, same_text, time.monotonic() - began)
+    return 0 if outcome.same_state and same_text else HypervisorError.status
 
 
-def _boot(memory: int) -> VirtualMachine:
+class Outcome(NamedTuple):
+    """What there is to tell at the end."""
+
+    move_at: int
+    end_at: int
+    report: Report
+    exits: int
+    arrived: str
+    twin: str
+
+    @property
+    def same_state(self) -> bool:
+        return self.arrived == self.twin
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """(what, value, remark)"""
+        ram, report = self.report.ram, self.report
+        pages = ram.total // ram.page_size
+        compressed = pages - ram.duplicate - ram.normal
+        yield "moved at", f"{self.move_at:,}", f"of {self.end_at:,} instructions"
+        yield "exits on A", f"{self.exits:,}", "times the monitor stepped in until then"
+        yield "pages", f"{pages:,}", f"{ram.duplicate:,} zero, {compressed:,} compressed, {ram.normal:,} raw"
+        yield "sent", f"{ram.transferred:,}", f"bytes, for {ram.total:,} bytes of memory"
+        yield (
+            "downtime",
+            f"{report.downtime:.1f}",
+            f"ms, of {report.total_time:.1f} ms for all of the migration",
+        )
+        yield "digest of B", "", self.arrived
+        yield "digest of the twin", "", f"{self.twin} ({'equal' if self.same_state else 'DIFFERENT'})"
+
+
+def boot(memory: int) -> VirtualMachine:
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - opening the CPU's library takes time
 
     return VirtualMachine.boot(images.find("tern"), memory=memory)
 
 
-def boot_to_prompt(vm: VirtualMachine) -> int:
+def run_to_prompt(vm: VirtualMachine) -> int:
     """Run until the shell waits for a line; the instruction count then."""
-    while PROMPT not in bytes(vm.console.output):
+    while PROMPT not in vm.console.output:
         stop = vm.run(instructions=CHUNK)
         if stop.reason != "limit" or vm.instructions > BOOT_LIMIT:
             raise HypervisorError(f"tern did not boot: {stop.reason} at instruction {vm.instructions:,}")
     return vm.instructions
 
 
-def say(who: str, what: str) -> None:
-    print(f"{who:>4}: {what}", flush=True)
+def run_in_chunks(vm: VirtualMachine, until: int) -> Iterator[bytes]:
+    """Run to an instruction, giving the console's output as it comes."""
+    seen = 0
+    while True:
+        yield bytes(vm.console.output[seen:])
+        seen = len(vm.console.output)
+        if vm.instructions >= until:
+            return
+        stop = vm.run(until=min(vm.instructions + CHUNK, until))
+        if stop.reason != "limit":
+            raise HypervisorError(f"tern ended by itself: {stop.reason} at instruction {vm.instructions:,}")
 
 
-def tail(who: str, console: str) -> str:
-    """The last lines of a console as a screen would show them, to see the counters go on."""
-    shown = []
-    for line in console.split("\n"):
-        # The shell redraws its prompt below a background job's line: carriage return, erase to the end.
-        text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").rpartition("\r")[2]).strip()
-        if text and text != PROMPT.decode().strip():
-            shown.append(f"   console on {who}: {text}")
-    return "\n".join(shown[-LINES:])
+class Show:
+    """What the demo prints: plain text, and on a terminal in colour."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - 100 ms
+
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._line = ""
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._out.print(text, style=style, markup=False, emoji=False)
+
+    def say(self, text: str) -> None:
+        """A step of the story."""
+        self._print(text, "bold")
+
+    def console(self, who: str, output: bytes) -> None:
+        """Output of the guest, line by line as a terminal would show it in the end."""
+        *lines, self._line = (self._line + output.decode(errors="replace")).split("\n")
+        for line in lines:
+            # tern redraws its prompt below a background job's line: carriage return, erase to the end.
+            text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").rpartition("\r")[2]).rstrip()
+            if text:
+                self._print(f"  {who} | {text}", "cyan" if who == "A" else "green")
+
+    def end_line(self) -> None:
+        """Nothing more comes from this console; the line that it left unfinished stays unseen."""
+        self._line = ""
+
+    def summary(self, outcome: Outcome, same_text: bool, seconds: float) -> None:
+        self._print("")
+        for what, value, remark in outcome.rows():
+            self._print(f"{what:<20}{value:>12}  {remark}" if value else f"{what:<20}{remark}")
+        self._print(f"{'console output':<20}{'equal' if same_text else 'DIFFERENT'}")
+        if outcome.same_state and same_text:
+            self._print(f"\nThe guest did not notice. ({seconds:.1f} s)", "bold green")
+        else:
+            self._print(f"\nTHE GUEST IS NOT THE SAME: this is a defect. ({seconds:.1f} s)", "bold red")
 
 
 class Destination:
     """B: another process, `hv run --incoming` with its prompt on a pipe."""
 
     def __init__(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "hypervisor.cli.main",
-            "run",
-            "--incoming",
-            "tcp:127.0.0.1:0",
-            "--prompt",
-        ]
+        command = [sys.executable, "-m", "hypervisor.cli.main", "run"]
+        command += ["--incoming", "tcp:127.0.0.1:0", "--prompt"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)  # noqa: S603 - ourselves
         self._address = ""
+        self.digest = ""
+        """Of the guest at the end of ``run_to``."""
 
     @property
     def address(self) -> str:
         """Where it listens; it says so in its first line on stderr."""
         if not self._address:
-            line = self._process.stderr.readline().decode() if self._process.stderr else ""
+            assert self._process.stderr is not None
+            self._await(self._process.stderr.fileno(), time.monotonic() + PATIENCE, "start")
+            line = self._process.stderr.readline().decode(errors="replace")
             found = re.search(r"tcp:\S+:\d+", line)
             if found is None:
                 raise HypervisorError(f"B did not start: {line.strip() or 'it ended without a word'}")
             self._address = found[0]
         return self._address
 
-    def run_to(self, instruction: int) -> Arrived:
-        """Let the guest run to an instruction there; it ends with its process then."""
-        try:
-            # Bytes: reading text would turn the guest's carriage returns into line ends.
-            script = f"until {instruction}\ndigest\nquit\n".encode()
-            out, err = (
-                stream.decode(errors="replace") for stream in self._process.communicate(script, PATIENCE)
-            )
-        except subprocess.TimeoutExpired:
-            raise MigrationError(f"B did not reach instruction {instruction:,} in {PATIENCE:.0f} s") from None
-        found = re.search(
-            r"^\(hv\) until \d+\n(.*)^\[reached [^\n]*\n\(hv\) digest\n(\w+)$", out, re.MULTILINE | re.DOTALL
-        )
+    def run_to(self, instruction: int) -> Iterator[bytes]:
+        """Let the guest run there, giving its console's output as it comes; ``digest`` is its state then.
+
+        This is the whole conversation, as a person would see it::
+
+            (hv) until 60000000
+            ... the guest's console ...
+            [reached the instruction asked for, at instruction 60,000,000]
+            (hv) digest
+            00112233445566778899aabbccddeeff
+            (hv) quit
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        # Bytes: reading text would turn the guest's carriage returns into line ends.
+        with contextlib.suppress(BrokenPipeError):  # if it is gone, its output ends too soon
+            self._process.stdin.write(f"until {instruction}\ndigest\nquit\n".encode())
+            self._process.stdin.close()
+        deadline = time.monotonic() + PATIENCE
+        pending, inside = b"", False
+        while True:
+            self._await(self._process.stdout.fileno(), deadline, f"reach instruction {instruction:,}")
+            data = self._process.stdout.read1()  # type: ignore[attr-defined]  # a BufferedReader has it
+            if not data:
+                break
+            pending += data
+            if not inside and b"\n" in pending:
+                _, _, pending = pending.partition(b"\n")
+                inside = True  # what we typed was echoed; now the guest is heard
+            if inside and b"[reached" not in pending:
+                # The last line may be the beginning of B's own.
+                whole, end, pending = pending.rpartition(b"\n")
+                yield whole + end
+        found = re.fullmatch(rb"(.*)\[reached [^\n]*\n\(hv\) digest\n(\w+)\n.*", pending, re.DOTALL)
         if found is None:
-            raise MigrationError(f"B did not run the guest: {(err or out).strip()[-200:]}")
-        return Arrived(found[2], found[1])
+            raise MigrationError(f"B did not run the guest: {self._last_words(pending)}")
+        yield found[1]
+        self.digest = found[2].decode()
+
+    def _await(self, descriptor: int, deadline: float, what: str) -> None:
+        ready, _, _ = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))
+        if not ready:
+            raise MigrationError(f"B did not {what} in {PATIENCE:.0f} s")
+
+    def _last_words(self, output: bytes) -> str:
+        assert self._process.stderr is not None
+        words = (self._process.stderr.read() or output).decode(errors="replace").strip()
+        return words[-200:] or "it ended without a word"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 COMMAND = Command(
