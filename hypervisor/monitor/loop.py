@@ -326,9 +326,14 @@ class Monitor:
             self.fault(fault)
 
     def on_debug(self) -> None:
-        """The guest's own trap flag; its EIP is at the next instruction."""
+        """The guest's own trap flag; its EIP is at the next instruction.
+
+        The trap takes no time of its own: it ends the instruction that was just counted, and no limit or
+        deadline can come between the two.
+        """
         self.v.debug[6] |= 1 << 14
-        self.fault(GuestFault(DEBUG))
+        events.raise_fault(self.v, GuestFault(DEBUG))
+        self.cpu.clear_shadowed()
 
     def reflect(self) -> None:
         """An exception that is the guest's own business."""

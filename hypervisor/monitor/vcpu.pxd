@@ -39,12 +39,12 @@ cdef class VirtualCpu:
     cpdef bint may_change_interrupts(self) except? -1
     cpdef set_interrupts(self, bint on)
     cpdef bint shadowed(self) except? -1
-    cpdef uint32_t linear(self, uint32_t index, uint32_t offset) except? 0xdeadbeef
+    cpdef uint32_t linear(self, uint32_t index, long long offset) except? 0xdeadbeef
     @cython.locals(value="long long")
-    cpdef uint32_t load(self, uint32_t gva, uint32_t size, bint user=*) except? 0xdeadbeef
-    cpdef store(self, uint32_t gva, uint32_t size, uint32_t value, bint user=*)
+    cpdef uint32_t load(self, long long gva, uint32_t size, bint user=*) except? 0xdeadbeef
+    cpdef store(self, long long gva, uint32_t size, long long value, bint user=*)
     @cython.locals(mask=uint32_t)
-    cpdef set_stack(self, uint32_t offset)
+    cpdef set_stack(self, long long offset)
     @cython.locals(cpu=Cpu, selector=uint32_t, high=uint32_t)
     cpdef tuple segment(self, uint32_t index)
     @cython.locals(dpl=uint32_t)

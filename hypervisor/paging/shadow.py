@@ -155,10 +155,15 @@ class ShadowPaging:
             self.memory.store64(slot, entry)
 
     def executes_from(self, frame: int, eip: int) -> bool:
-        """Does the instruction at linear address ``eip`` (at most 15 bytes) lie in this guest frame?"""
+        """Does the code that runs at linear address ``eip`` lie in this guest frame?
+
+        What counts is not the instruction but its block, which may reach into the next page. If a store
+        took that page away, the block could not be translated again without getting it back, and the
+        store in it would never be executed.
+        """
         hpa = RAM_BASE + (frame << 12)
         first = self.memory.shadow_entry(self.root, eip & 0xFFFFFFFF)
-        last = self.memory.shadow_entry(self.root, eip + 14 & 0xFFFFFFFF)
+        last = self.memory.shadow_entry(self.root, (eip | 0xFFF) + 1 & 0xFFFFFFFF)
         return hpa in (first & ADDRESS, last & ADDRESS)
 
     # ---------------------------------------------------------------- code and data
