@@ -728,28 +728,59 @@ cdef class Cpu:
             return core.block_count
         if taken.generation == core.generation and taken.pc == core.block_pc and taken.size == tag:
             return taken.count
-        if uc_ctl(<uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &rest):
-            return 1
-        if <uint32_t>rest.pc + rest.size != core.block_pc + core.block_size:
-            # The block ended early (a full translation buffer): count with Capstone, and forget the longer one.
-            uc_ctl(<uc_engine *>core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), rest.pc, rest.pc + rest.size)
-            return self.decode_count(at, core.block_pc + core.block_size)
-        learn(core, at, rest.size, rest.icount)
+        rest.icount = 0
+        if self.may_translate(at) and uc_ctl(
+                <uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &rest) == 0:
+            if <uint32_t>rest.pc + rest.size == core.block_pc + core.block_size:
+                learn(core, at, rest.size, rest.icount)
+            else:
+                # The block did not end by itself; this one is longer. Forget it.
+                uc_ctl(<uc_engine *>core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), rest.pc, rest.pc + rest.size)
+                rest.icount = 0
+        if rest.icount == 0:
+            rest.icount = self.step_count(at, core.block_pc + core.block_size)
         taken.pc = core.block_pc
         taken.size = tag
         taken.count = rest.icount
         taken.generation = core.generation
         return rest.icount
 
-    cdef uint32_t decode_count(self, uint32_t first, uint32_t last):
-        import capstone
+    cdef bint may_translate(self, uint32_t at):
+        """May QEMU be asked for the block at ``at``, in the middle of the current one?
 
-        decoder = capstone.Cs(capstone.CS_ARCH_X86,
-                              capstone.CS_MODE_32 if hflags(&self.core) & HF_CS32 else capstone.CS_MODE_16)
-        code = bytearray()
-        for address in range(first, last):
-            code.append(self.memory.load8(frame_of(&self.core, address) | address & 0xfff))
-        return sum(1 for _ in decoder.disasm_lite(bytes(code), first))
+        Usually it ends where the current one does. But one that was cut short (QEMU does so after 512
+        instructions, or when its buffers are full) may have a rest that goes on into a page that cannot be
+        fetched from, and a page fault outside of a run ends the process. 32 instructions fill no buffer.
+        """
+        cdef Core *core = &self.core
+        cdef uint32_t following = (at | 0xfff) + 1
+        cdef uint64_t need = 1 | (4 if hflags(core) & HF_CPL == 3 else 0)
+        if core.block_count < 32 or following - core.block_pc < core.block_size:
+            return True
+        return self.memory.shadow_entry(core.root, following) & (need | <uint64_t>1 << 63) == need
+
+    cdef uint32_t step_count(self, uint32_t first, uint32_t last):
+        """Instructions from one linear address to another, both in the current block, as QEMU decodes them.
+
+        Under the trap flag each is a block of its own.
+        """
+        cdef Core *core = &self.core
+        cdef uint64_t *flags = <uint64_t *>(core.env + ENV_EFLAGS)
+        cdef uint64_t saved = flags[0]
+        cdef uint32_t at = first
+        cdef uint32_t count = 0
+        cdef uc_tb one
+        flags[0] |= 0x100
+        while at - first < last - first:
+            if uc_ctl(<uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &one):
+                break
+            if one.size == 0:
+                break
+            learn(core, at, one.size, 1)
+            at += one.size
+            count += 1
+        flags[0] = saved
+        return count
 
     def request_stop(self):
         """Make a run that is under way, or the next one, return EXIT_STOP. From any thread; never lost."""

@@ -71,7 +71,8 @@ cdef class Cpu:
     cdef probe_run(self, uint32_t eip)
     cdef uc_flush(self)
     cdef uint32_t not_run(self, uint32_t at)
-    cdef uint32_t decode_count(self, uint32_t first, uint32_t last)
+    cdef bint may_translate(self, uint32_t at)
+    cdef uint32_t step_count(self, uint32_t first, uint32_t last)
     cdef on_the_side(self, bytes instruction, uint32_t cr0)
     cpdef uint32_t run(self, uint64_t fence) except? 0xdeadbeef
     cpdef uint32_t general(self, uint32_t index)
