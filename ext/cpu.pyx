@@ -488,19 +488,18 @@ cdef class Cpu:
             pattern[i] = 0x51c30007 + i * 0x01030107
             uc_reg_write(<uc_engine *>self.core.uc, registers[i], &pattern[i])
         if not env_offset:
-            # The engine points at its CPU, and the registers lie within the first 64 KiB of that.
+            # The engine points at its CPU, and the registers lie within the first 64 KiB of that. It also
+            # points at other things, which may lie a little before the CPU by chance: the nearest is it.
             writable = self.writable_ranges()
             for offset in range(0, min(size, 1 << 14) - 7, 8):
                 word = (<uint64_t *>(<uint8_t *>self.core.uc + offset))[0]
                 for first, last in writable:
                     if first <= word < last and word % 16 == 0:
                         found = <uint8_t *>memmem(<void *>word, min(last - word, 1 << 16), pattern, sizeof(pattern))
-                        if found != NULL:
+                        if found != NULL and (not env_offset or <uint64_t>(found - <uint8_t *>word) < env_offset):
                             engine_offset = offset
                             env_offset = found - <uint8_t *>word
-                            break
-                if env_offset:
-                    break
+                        break
         if not env_offset:
             self.refuse("the registers are not where the engine points")
         self.core.env = <uint8_t *>(<uint64_t *>(<uint8_t *>self.core.uc + engine_offset))[0] + env_offset
