@@ -10,6 +10,8 @@ from hypervisor.state.model import (
     CpuState,
     DescriptorTable,
     DeviceState,
+    DiskConfig,
+    DiskState,
     MachineConfig,
     MachineState,
     Segment,
@@ -49,12 +51,17 @@ def sample_state(
         "uart": DeviceState(1, {"fifo": b"\x00hello\xff", "none": None, "negative": -5}),
     }
     return MachineState(
-        config=MachineConfig(memory=memory, devices=("pic", "pit", "uart")),
+        config=MachineConfig(
+            memory=memory,
+            devices=("pic", "pit", "uart"),
+            disks=(DiskConfig("empty.img", 3), DiskConfig("hda.img", 1 << 20)),
+        ),
         identity=identity,
         epoch=epoch,
         cpu=cpu,
         clock=ClockState(123456789, 42),
         devices=devices,
+        disks=(DiskState("0" * 32, {}), DiskState("fedcba98" * 4, {7: b"\x01" * 4096, 0: bytes(4096)})),
     )
 
 

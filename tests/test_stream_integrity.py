@@ -125,7 +125,7 @@ def test_another_version_is_refused_in_one_line_that_names_both(stream: bytes) -
         with pytest.raises(StateError) as refusal:
             from_bytes(other)
         assert f"format version {version} and state version {state_version}" in str(refusal.value)
-        assert "reads format version 1 and state version 1" in str(refusal.value)
+        assert "reads format version 1 and state version 2" in str(refusal.value)
         assert "\n" not in str(refusal.value)
 
 

@@ -15,12 +15,25 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 """Version of the structures in this module; part of the stream's header."""
+
+CLUSTER = 4096
+"""Bytes of a disk that are remembered together when the guest has written to one of them."""
 
 U16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
 U32 = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 U63 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class DiskConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """A disk as it was given. Which file it is in is the business of each host."""
+
+    name: Annotated[str, Meta(max_length=255)]
+    """The image's file name without directories: for people."""
+    sectors: Annotated[int, Meta(ge=1, le=1 << 48)]
+    persistent: bool = False
+    """Changes are written to the image, instead of being part of the state."""
 
 
 class MachineConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +50,7 @@ class MachineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """``exact`` (virtual time counts instructions) or ``wall`` (virtual time is the host's)."""
     devices: tuple[str, ...] = ()
     """Names of the devices, in the order of the bus."""
+    disks: Annotated[tuple[DiskConfig, ...], Meta(max_length=2)] = ()
 
 
 class Segment(Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +110,15 @@ class DeviceState(Struct, frozen=True, forbid_unknown_fields=True):
     fields: dict[str, Any]
 
 
+class DiskState(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a disk holds: an image, and what was changed since."""
+
+    base: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    """Digest of the image's contents; of a persistent disk, of all that it holds."""
+    clusters: dict[int, bytes]
+    """Number -> the 4 KiB that the disk holds there instead of what the image does."""
+
+
 class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
     """A whole machine without its RAM."""
 
@@ -107,6 +130,7 @@ class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
     cpu: CpuState
     clock: ClockState
     devices: dict[str, DeviceState]
+    disks: tuple[DiskState, ...] = ()
 
 
 def encode(value: Struct) -> bytes:

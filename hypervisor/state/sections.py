@@ -29,6 +29,7 @@ from typing import Final, Protocol
 
 from hypervisor.errors import StateError
 from hypervisor.state.codec import bound, crc32c
+from hypervisor.state.model import CLUSTER
 
 MAGIC: Final = b"\x93HVSTATE"
 FORMAT_VERSION: Final = 1
@@ -36,12 +37,15 @@ HEADER: Final = struct.Struct("<8sHHII")
 SECTION: Final = struct.Struct("<8sIIII")
 DIGEST_SIZE: Final = 32
 CHUNK_PAGES_MAX: Final = 256
+CLUSTERS_MAX: Final = 128
 
 LIMITS: Final[dict[str, int]] = {
     "config": 64 << 10,
     "cpu": 64 << 10,
     "clock": 4 << 10,
     "device": 4 << 20,
+    "disk": 4 << 10,
+    "clusters": CLUSTERS_MAX * (8 + CLUSTER),
     "ram": bound(CHUNK_PAGES_MAX),
     "end": DIGEST_SIZE,
 }
@@ -89,7 +93,7 @@ class SectionWriter:
 
     def ram(self, buffer: memoryview, length: int) -> None:
         """Write a RAM chunk of ``length`` bytes that lies in ``buffer`` after room for the section's header."""
-        self._flush()
+        self.flush()
         end = SECTION.size + length
         head = self._head("ram", buffer[SECTION.size : end])
         self._digest.update(head)
@@ -100,7 +104,7 @@ class SectionWriter:
         """Write the last section; returns the digest in it, which names this stream."""
         digest = self._digest.digest()
         self._gathered += self._head("end", digest) + digest
-        self._flush()
+        self.flush()
         return digest
 
     def _head(self, name: str, payload: Readable) -> bytes:
@@ -108,7 +112,8 @@ class SectionWriter:
         self._index += 1
         return body + struct.pack("<I", crc32c(body))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was gathered."""
         if self._gathered:
             gathered, self._gathered = self._gathered, bytearray()
             self._put(gathered)
