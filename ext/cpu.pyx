@@ -361,7 +361,7 @@ cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept no
     cdef uint8_t byte
     cdef uint8_t last = 0
     cdef uint8_t *code
-    if not core.watching:
+    if not core.watching or core.lent:
         return False
     if frame < MONITOR:
         return True
@@ -706,6 +706,9 @@ cdef class Cpu:
                 core.retired -= self.not_run(at)
         elif core.exit_code == UNLEARNED:
             self.forget(core.new_pc, core.new_size)
+        elif core.exit_code == VMEXIT_PF and core.retired >= fence:
+            # The next block could not be fetched, but it lies behind the fence anyway: ask again then.
+            core.exit_code = FENCE
         return core.exit_code
 
     def bare_exits(self, uint64_t count, uint32_t length):
@@ -834,6 +837,10 @@ cdef class Cpu:
         for i in range(256):
             self.core.one_byte[i] = i in one_byte
             self.core.two_byte[i] = i in two_byte
+
+    cpdef void set_lent(self, bint lent):
+        """The next runs are of one instruction with a page on loan: it was looked at before."""
+        self.core.lent = lent
 
     def add_site(self, uint32_t address):
         """Exit (EXIT_SITE) before the instruction at this linear address; its block must be forgotten after."""

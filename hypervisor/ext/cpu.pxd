@@ -39,6 +39,7 @@ cdef struct Core:
     int stop
     int running
     int watching
+    int lent
     int holding
     uint64_t runs
     void *thread
@@ -94,6 +95,7 @@ cdef class Cpu:
     cpdef uint32_t segment_limit(self, uint32_t index)
     cpdef uint32_t segment_flags(self, uint32_t index)
     cpdef void set_segment(self, uint32_t index, uint32_t selector, uint32_t base, uint32_t limit, uint32_t flags)
+    cpdef void set_lent(self, bint lent)
     cpdef void flush_tlb(self)
     cpdef void set_root(self, uint64_t root)
     cpdef void load_root(self, uint64_t root)

@@ -230,7 +230,8 @@ class Monitor:
         flags = cpu.get_eflags()
         opcode = self.opcode()
         cpu.set_eflags(flags | TF)
-        code = cpu.run(before + 1)
+        # A store that overwrites its own instruction is abandoned by QEMU and begun anew as another block.
+        code = cpu.run(before + 2 if v.paging.loans else before + 1)
         after = cpu.get_eflags()
         if code not in (VMEXIT_DB, EXIT_FENCE):
             cpu.set_retired(before)

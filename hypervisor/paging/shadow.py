@@ -149,8 +149,9 @@ class ShadowPaging:
     def fill_hole(self, gva: int, slot: int, write: bool, user: bool) -> None:
         entry = ONES | PRESENT | (USER if user else 0)
         if write:
+            # Full of ones too, and executable: the instruction itself may lie in this page.
             self.memory.write(SINK, b"\xff" * 4096)
-            self.lend(gva, slot, SINK | (entry & ~ADDRESS) | WRITABLE | NX, entry)
+            self.lend(gva, slot, SINK | (entry & ~ADDRESS) | WRITABLE, entry)
         else:
             self.memory.store64(slot, entry)
 
@@ -195,6 +196,7 @@ class ShadowPaging:
         """Map ``gva`` by ``entry`` until the current instruction is over, then by ``after``."""
         self.memory.store64(slot, entry)
         self.loans.append((gva, after))
+        self.cpu.set_lent(True)
         self.cpu.flush_tlb()
 
     def return_loans(self) -> None:
@@ -202,6 +204,7 @@ class ShadowPaging:
             if gva >> 21 in self.tables:
                 self.memory.store64(self.slot(gva), after)
         self.loans.clear()
+        self.cpu.set_lent(False)
         self.cpu.flush_tlb()
 
     # ---------------------------------------------------------------- the monitor's own accesses
