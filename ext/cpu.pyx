@@ -313,25 +313,28 @@ cdef void on_site(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) 
 
 
 cdef void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) noexcept nogil:
-    """Runs before every block: the hottest lines of the project."""
+    """Runs before every block: the hottest lines of the project, so the common case makes no call."""
     cdef Core *core = <Core *>opaque
-    cdef uint32_t pc = <uint32_t>address
-    cdef uint32_t count
-    if pc == core.last_pc and size == core.last_size and core.last_generation == core.generation:
-        count = core.last_count
-    else:
-        count = count_of(core, pc, size)
-        core.last_pc = pc
-        core.last_size = size
-        core.last_count = count
-        core.last_generation = core.generation if count else 0
+    if (<uint32_t>address == core.block_pc and size == core.block_size and core.generation == core.block_generation
+            and core.retired + core.block_length <= core.limit):
+        core.retired += core.block_length
+        core.block_count = core.block_length
+        return
+    on_other_block(uc, <uint32_t>address, size, core)
+
+
+cdef void on_other_block(uc_engine *uc, uint32_t pc, uint32_t size, Core *core) noexcept nogil:
+    """Not the block that ran last, or the limit is reached."""
+    cdef uint32_t count = count_of(core, pc, size)
+    core.block_pc = pc
+    core.block_size = size
+    core.block_length = count
+    core.block_generation = core.generation if count else 0
     if core.retired + count > core.limit or count == 0:
         if not enter_slowly(core, pc, size, count):
             uc_emu_stop(uc)
             return
     core.retired += count
-    core.block_pc = pc
-    core.block_size = size
     core.block_count = count
 
 

@@ -24,14 +24,12 @@ cdef struct Core:
     uint64_t retired
     uint64_t limit
     uint32_t generation
-    uint32_t last_pc
-    uint32_t last_size
-    uint32_t last_count
-    uint32_t last_generation
-    uint64_t fence
     uint32_t block_pc
     uint32_t block_size
+    uint32_t block_length
+    uint32_t block_generation
     uint32_t block_count
+    uint64_t fence
     uint32_t exit_code
     uint64_t exits[512]
     uint32_t new_pc
