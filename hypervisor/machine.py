@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from hypervisor import images
 from hypervisor.boot.multiboot import BOOTED, Loader, read_image
 from hypervisor.devices.isa_pc import IsaPc
 from hypervisor.errors import AddressError, HypervisorError, StateError, UsageError
@@ -115,10 +116,11 @@ class VirtualMachine(Inspection):
     ) -> VirtualMachine:
         """A machine with a Multiboot kernel loaded, about to execute its first instruction.
 
-        ``memory`` is in bytes, ``append`` the kernel's command line, ``modules`` files, or pairs of file and
-        command line. Raises ImageError or UsageError.
+        ``image`` is a file, or the name of an image that comes with the hypervisor. ``memory`` is in bytes,
+        ``append`` the kernel's command line, ``modules`` files, or pairs of file and command line. Raises
+        ImageError or UsageError.
         """
-        image = Path(image)
+        image = images.find(str(image))
         data = read_image(image)
         loaded = []
         for module in modules:
