@@ -2,9 +2,12 @@
 
 TERN := tern
 TERN_OUT := $(OUT)/tern
-TERN_PROGRAMS := sh echo ps mem spin count sum kill sleep uptime fault poweroff
-TERN_KERNEL := boot vectors switch programs main bootinfo options segments interrupts traps pic timer \
-	uart console panic frames paging space process exec syscall
+TERN_PROGRAMS := sh echo ps mem spin count sum kill sleep uptime fault poweroff \
+	cat ls cp mv rm mkdir wc grep hexdump free primes dirty tick sync
+TERN_KERNEL := boot vectors switch initrd main bootinfo options segments interrupts traps pic timer \
+	uart console panic frames paging space process locks nodes archive pipes files devices view \
+	exec syscall
+TERN_FILES := etc/motd
 TERN_LIBRARY := string format
 TERN_FLAGS := $(GUEST_FLAGS) -I$(TERN)/kernel -I$(TERN_OUT)
 
@@ -27,13 +30,17 @@ $(TERN_OUT)/bin/%: $(TERN_OUT)/user/%.o $(TERN_USER_OBJECTS) $(TERN)/user/user.l
 	@echo '  LD  $@'
 	$(Q)$(LD) $(GUEST_LDFLAGS) -n -s -T $(TERN)/user/user.ld -o $@ $< $(TERN_USER_OBJECTS)
 
-# The table of programs that kernel/programs.S includes.
-$(TERN_OUT)/programs.inc: $(TERN)/tern.mk
-	@mkdir -p $(@D)
-	$(Q)for p in $(TERN_PROGRAMS); do echo "program $$p"; done > $@
+# The initial archive: linked into the kernel, and a file of its own that can be given as a module.
+PYTHON ?= python3
+TERN_ARCHIVE := $(TERN)/tools/mkarchive.py
+$(OUT)/initrd: $(TERN_ARCHIVE) $(TERN_ELVES) $(TERN_FILES:%=$(TERN)/files/%) $(TERN)/tern.mk
+	@echo '  AR  $@'
+	$(Q)$(PYTHON) $(TERN_ARCHIVE) $@ dev/ disk/ proc/ \
+		$(foreach f,$(TERN_FILES),$f=$(TERN)/files/$f) \
+		$(foreach p,$(TERN_PROGRAMS),bin/$p=$(TERN_OUT)/bin/$p)
 
-$(TERN_OUT)/kernel/programs.o: $(TERN_OUT)/programs.inc $(TERN_ELVES)
-$(TERN_OUT)/kernel/programs.o: private TERN_FLAGS += -Wa,-I$(TERN_OUT)/bin
+$(TERN_OUT)/kernel/initrd.o: $(OUT)/initrd
+$(TERN_OUT)/kernel/initrd.o: private TERN_FLAGS += -Wa,-I$(OUT)
 
 $(TERN_OUT)/kernel.ld: $(TERN)/kernel/kernel.ld $(TERN)/kernel/layout.h
 	@mkdir -p $(@D)

@@ -1,7 +1,4 @@
-/*
- * Reading order 19. Programs: ELF images (System V gABI, chapters 4 and 5) linked into the kernel's
- * constants by programs.S.
- */
+/* Reading order 27. Programs: ELF files (System V gABI, chapters 4 and 5). */
 #include "cpu.h"
 #include "kernel.h"
 
@@ -23,41 +20,39 @@ struct program_header {
 
 #define EFLAGS_USER 0x202 /* IF, and the bit that is always 1 */
 
-static const struct program *find_program(const char *name)
+#define HEADERS_SIZE PAGE_SIZE /* the ELF and program headers are within this, from the file's start */
+
+static int read_file(struct node *file, void *to, uint32_t offset, uint32_t size)
 {
-    for (const struct program *p = programs; p < programs_end; p++)
-        if (strcmp(p->name, name) == 0)
-            return p;
-    return NULL;
+    return file->fs->read(file->number, to, offset, size);
 }
 
-/* The header, if the image is one that we can run. */
-static const struct elf_header *check_header(const char *image, uint32_t size)
+/* The header, if it is one of a program that we can run; size bytes of the file are there. */
+static const struct elf_header *check_header(const char *image, int size)
 {
     const struct elf_header *h = (const void *)image;
 
-    if (size < sizeof *h || memcmp(h->ident, "\177ELF\1\1", 6) != 0 || h->type != TYPE_EXECUTABLE ||
+    if (size < (int)sizeof *h || memcmp(h->ident, "\177ELF\1\1", 6) != 0 || h->type != TYPE_EXECUTABLE ||
         h->machine != MACHINE_386 || h->program_header_size != sizeof(struct program_header))
         return NULL;
-    if (h->program_headers > size ||
+    if (h->program_headers % 4 != 0 || h->program_headers > (uint32_t)size ||
         h->program_header_count > (size - h->program_headers) / sizeof(struct program_header))
         return NULL;
     return h;
 }
 
-static bool segment_fits(const struct program_header *s, uint32_t size)
+static bool segment_fits(const struct program_header *s)
 {
-    return s->offset <= size && s->file_size <= size - s->offset && s->file_size <= s->memory_size &&
-           s->address >= USER_BASE && s->address % PAGE_SIZE == 0 &&
+    return s->file_size <= s->memory_size && s->address >= USER_BASE && s->address % PAGE_SIZE == 0 &&
            s->address < USER_END - 2 * STACK_SIZE && s->memory_size < USER_END - 2 * STACK_SIZE - s->address;
 }
 
 /* What the file does not fill is left to demand-zero paging. The heap begins behind the last segment. */
-static int load_segment(struct space *space, int index, const char *image, const struct program_header *s)
+static int load_segment(struct space *space, int index, struct node *file, const struct program_header *s)
 {
     uint32_t end = page_up(s->address + s->memory_size);
 
-    if (REGION_IMAGE + index >= MAX_REGIONS)
+    if (REGION_IMAGE + index >= MAX_REGIONS || !segment_fits(s))
         return -E_FORMAT;
     space->regions[REGION_IMAGE + index] = (struct region){s->address, end, s->flags & FLAG_WRITABLE};
     for (uint32_t done = 0; done < s->file_size; done += PAGE_SIZE) {
@@ -65,7 +60,9 @@ static int load_segment(struct space *space, int index, const char *image, const
         void *page = space_page(space, s->address + done, false);
         if (!page)
             return -E_MEMORY;
-        memcpy(page, image + s->offset + done, n);
+        int got = read_file(file, page, s->offset + done, n);
+        if (got != (int)n)
+            return got < 0 ? got : -E_FORMAT;
     }
     if (end > space->heap_end) {
         space->heap_end = end;
@@ -74,18 +71,30 @@ static int load_segment(struct space *space, int index, const char *image, const
     return 0;
 }
 
-static int load_image(struct space *space, const char *image, uint32_t size, uint32_t *entry)
+/* Must hold: headers is a page to read into. */
+static int load_headed(struct space *space, struct node *file, char *headers, uint32_t *entry)
 {
-    const struct elf_header *h = check_header(image, size);
-    int error = 0, loaded = 0;
+    int size = read_file(file, headers, 0, HEADERS_SIZE), error = 0, loaded = 0;
+    const struct elf_header *h = check_header(headers, size);
 
     if (!h)
-        return -E_FORMAT;
-    const struct program_header *s = (const void *)(image + h->program_headers);
+        return size == -E_IO ? size : -E_FORMAT;
+    const struct program_header *s = (const void *)(headers + h->program_headers);
     for (int i = 0; i < h->program_header_count && !error; i++, s++)
         if (s->type == TYPE_LOAD && s->memory_size > 0)
-            error = segment_fits(s, size) ? load_segment(space, loaded++, image, s) : -E_FORMAT;
+            error = load_segment(space, loaded++, file, s);
     *entry = h->entry;
+    return error;
+}
+
+static int load_image(struct space *space, struct node *file, uint32_t *entry)
+{
+    uint32_t frame = frame_allocate();
+
+    if (!frame)
+        return -E_MEMORY;
+    int error = load_headed(space, file, to_virtual(frame), entry);
+    frame_release(frame);
     return error;
 }
 
@@ -115,32 +124,56 @@ static int push_arguments(struct space *space, const char *arguments, uint32_t s
     return 0;
 }
 
+/* A name without a slash is that of a program in /bin. */
+static int find_program(const char *name, struct node **file)
+{
+    char path[sizeof "/bin/" + FILE_NAME_SIZE];
+
+    if (strchr(name, '/'))
+        return node_open(name, file);
+    if (strlen(name) >= FILE_NAME_SIZE)
+        return -E_NOTFOUND;
+    snprintf(path, sizeof path, "/bin/%s", name);
+    return node_open(path, file);
+}
+
+static const char *base_name(const char *path)
+{
+    const char *base = path;
+
+    for (; *path; path++)
+        if (*path == '/')
+            base = path + 1;
+    return base;
+}
+
 /*
  * Make a process run another program. If that fails, nothing has happened to it. The process is the
  * current one, or a new one without memory.
  */
 int exec(struct process *process, const char *name, const char *arguments, uint32_t size)
 {
-    const struct program *program = find_program(name);
-    struct space space, old = process->space;
+    struct node *file;
+    struct space space, old;
     uint32_t entry, esp;
+    int error = find_program(name, &file);
 
-    if (!program)
-        return -E_NOTFOUND;
-    if (!space_create(&space))
-        return -E_MEMORY;
-    int error = load_image(&space, program->start, program->end - program->start, &entry);
+    if (error)
+        return error;
+    error = space_create(&space) ? load_image(&space, file, &entry) : -E_MEMORY;
+    node_release(file);
     if (!error)
         error = push_arguments(&space, arguments, size, &esp);
     if (error) {
         space_destroy(&space);
         return error;
     }
+    old = process->space;
     process->space = space;
     if (process == current)
         load_directory(space.directory);
     space_destroy(&old);
-    strlcpy(process->name, name, sizeof process->name);
+    strlcpy(process->name, base_name(name), sizeof process->name);
     *process_frame(process) = (struct trap_frame){
         .ds = USER_DATA, .es = USER_DATA, .eip = entry, .cs = USER_CODE,
         .eflags = EFLAGS_USER, .esp = esp, .ss = USER_DATA,

@@ -76,6 +76,7 @@ void interrupts_off(void);
 void interrupts_on(void);
 extern int interrupts_depth;
 void traps_init(void);
+extern uint32_t interrupt_counts[IRQ_COUNT];
 extern char vector_stubs[], syscall_stub[], trap_return[];
 
 /* pic.c, timer.c */
@@ -155,6 +156,72 @@ bool space_prepare(struct space *space, uint32_t address, uint32_t length, bool 
 int space_string(struct space *space, uint32_t address, char *to, uint32_t size);
 int32_t space_grow(struct space *space, int32_t bytes);
 
+/* locks.c: locks that sleep. Never from interrupts. */
+struct lock {
+    const struct process *holder; /* NULL: free */
+};
+void lock_acquire(struct lock *lock);
+void lock_release(struct lock *lock);
+
+/* nodes.c: the tree of files, whatever they are kept in. */
+struct node;
+struct filesystem { /* files and directories have numbers; all give an error below 0 */
+    const char *name;
+    int root; /* number of its root directory */
+    int (*status)(int file, struct file_status *status);
+    int (*find)(int directory, const char *name);  /* number of the file; knows ".." and "." */
+    int (*entry)(int directory, uint32_t *position, struct directory_entry *entry); /* 1; 0 at the end */
+    int (*read)(int file, void *to, uint32_t offset, uint32_t size);
+    /* From here on NULL if it cannot be written to. */
+    int (*write)(int file, const void *from, uint32_t offset, uint32_t size);
+    int (*truncate)(int file);
+    int (*create)(int directory, const char *name, int type);
+    int (*remove)(int directory, const char *name);
+    int (*rename)(int directory, const char *name, int to_directory, const char *to_name);
+    void (*unused)(const struct node *node); /* nobody else has it open any more */
+};
+struct node { /* a file that is in use */
+    const struct filesystem *fs;
+    int number;
+    int references;
+};
+const char *nodes_mounted(int index, const struct filesystem **fs);
+void nodes_mount(const char *name, const struct filesystem *fs);
+int node_open(const char *path, struct node **node);
+int node_create(const char *path, int type, struct node **node);
+int node_remove(const char *path);
+int node_rename(const char *from, const char *to);
+void node_share(struct node *node);
+void node_release(struct node *node);
+int node_status(struct node *node, struct file_status *status);
+bool node_is(struct node *node, uint32_t type);
+
+/* archive.c, devices.c, view.c: file systems. */
+extern const struct filesystem archive_fs, devices_fs, view_fs;
+void archive_init(void);
+bool is_archive(const char *image, uint32_t size);
+
+/* pipes.c, files.c */
+struct pipe;
+int pipe_create(struct pipe **pipe);
+int pipe_read(struct pipe *pipe, char *to, uint32_t size);
+int pipe_write(struct pipe *pipe, const char *from, uint32_t size);
+void pipe_close(struct pipe *pipe, bool writer);
+struct file;
+int files_open(const char *path, int flags);
+int files_close(int descriptor);
+int files_dup(int descriptor, int to);
+int files_pipe(int descriptors[2]);
+int files_read(int descriptor, void *to, uint32_t size);
+int files_write(int descriptor, const void *from, uint32_t size);
+int files_seek(int descriptor, int32_t offset, int whence);
+int files_status(int descriptor, struct file_status *status);
+int files_entry(int descriptor, struct directory_entry *entry);
+int files_chdir(const char *path);
+int files_console(struct process *process);
+void files_inherit(struct process *to, const struct process *from);
+void files_close_all(struct process *process);
+
 /* process.c, switch.S */
 struct process {
     int state; /* STATE_..., abi.h */
@@ -162,6 +229,8 @@ struct process {
     struct process *parent;
     char name[NAME_SIZE];
     struct space space;
+    struct file *files[MAX_FILES];
+    struct node *directory; /* where relative paths begin; NULL: at the root */
     char *stack;            /* kernel stack; its top holds the user's registers */
     uint32_t saved_esp;     /* while it does not run */
     int saved_depth;
@@ -172,9 +241,10 @@ struct process {
     uint32_t ticks;         /* processor time */
 };
 #define MAX_PROCESSES 64
-extern struct process *current;
+extern struct process *current, processes[MAX_PROCESSES];
 extern bool reschedule;
 void process_init(void);
+void process_thread(const char *name, void (*run)(void));
 void process_idle(void) __attribute__((noreturn));
 struct trap_frame *process_frame(struct process *process);
 int process_fork(void);
@@ -188,16 +258,13 @@ void process_yield(void);
 void process_tick(void);
 void process_leave_kernel(void);
 void sleep_on(const void *channel);
+void wait_on(const void *channel);
+bool process_may_sleep(void);
 void sleep_ticks(uint32_t n);
 void wakeup(const void *channel);
 void switch_stack(uint32_t *save_esp, uint32_t esp); /* switch.S */
 
-/* exec.c, programs.S, syscall.c */
-struct program {
-    const char *name;
-    const char *start, *end; /* its ELF image */
-};
-extern const struct program programs[], programs_end[];
+/* exec.c, syscall.c */
 int exec(struct process *process, const char *name, const char *arguments, uint32_t size);
 void syscall(struct trap_frame *frame);
 

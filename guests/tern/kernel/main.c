@@ -28,6 +28,9 @@ void kernel_main(uint32_t magic, uint32_t boot_information)
         banner();
     if (options.crash)
         *(volatile uint32_t *)kernel_main = 0; /* the kernel's code is read-only */
+    archive_init();
+    nodes_mount("dev", &devices_fs);
+    nodes_mount("proc", &view_fs);
     timer_init();
     process_init();
     process_idle();

@@ -15,7 +15,7 @@ struct switch_frame {
 #define STACK_END 0x57ac4e9d /* the lowest word of a kernel stack; lost if the stack overflowed */
 
 static struct process idle = {.state = STATE_RUNNING, .name = "idle"}; /* pid 0, on the boot stack */
-static struct process processes[MAX_PROCESSES];
+struct process processes[MAX_PROCESSES];
 static int next_pid = 1;
 
 struct process *current = &idle;
@@ -26,7 +26,7 @@ bool reschedule; /* somebody else should run, at the next return to ring 3 */
 static struct process *find(int pid)
 {
     FOR_EACH (p)
-        if (p->state != STATE_UNUSED && p->pid == pid)
+        if (p->state != STATE_UNUSED && p->pid == pid && pid > 0)
             return p;
     return NULL;
 }
@@ -72,6 +72,20 @@ static void make_runnable(struct process *p)
     p->state = STATE_RUNNABLE;
 }
 
+/* A process without memory of its own, number 0, which runs a function of the kernel for ever. */
+void process_thread(const char *name, void (*run)(void))
+{
+    struct process *p;
+
+    if (create(&p) < 0)
+        panic("cannot start thread %s", name);
+    next_pid--;
+    p->pid = 0;
+    strlcpy(p->name, name, sizeof p->name);
+    make_runnable(p);
+    ((struct switch_frame *)p->saved_esp)->eip = (uint32_t)run;
+}
+
 static void discard(struct process *p)
 {
     frame_release(to_physical(p->stack));
@@ -86,7 +100,7 @@ void process_init(void)
 
     memcpy(arguments, options.init, name);
     memcpy(arguments + name, options.run, run);
-    if (create(&p) < 0 || exec(p, options.init, arguments, run > 1 ? name + run : name) < 0)
+    if (create(&p) < 0 || files_console(p) < 0 || exec(p, options.init, arguments, run > 1 ? name + run : name) < 0)
         panic("cannot run init=%s", options.init);
     p->group = p->pid;
     make_runnable(p);
@@ -106,6 +120,7 @@ int process_fork(void)
     strlcpy(p->name, current->name, sizeof p->name);
     p->parent = current;
     p->group = current->group;
+    files_inherit(p, current);
     *process_frame(p) = *process_frame(current);
     process_frame(p)->eax = 0;
     make_runnable(p);
@@ -130,8 +145,9 @@ static struct process *pick(void)
 
 /*
  * Give the processor away. Must hold: interrupts off, current->state says why. Returns when somebody
- * gives it back. The idle loop and the dead have no memory of their own and stay in whichever page
- * directory is loaded; that is safe because no directory is freed while it is loaded (process_exit).
+ * gives it back. The idle loop, threads and the dead have no memory of their own and stay in whichever
+ * page directory is loaded; that is safe because no directory is freed while it is loaded
+ * (process_exit).
  */
 static void schedule(void)
 {
@@ -148,7 +164,8 @@ static void schedule(void)
     interrupts_depth = next->saved_depth;
     if (next != &idle) {
         set_kernel_stack(next->stack + KERNEL_STACK_SIZE);
-        load_directory(next->space.directory);
+        if (next->space.directory)
+            load_directory(next->space.directory);
     }
     switch_stack(&previous->saved_esp, next->saved_esp);
 }
@@ -192,19 +209,33 @@ void process_tick(void)
 /* ---- sleep ---- */
 
 /*
- * Wait for wakeup(channel), or for being killed. Must hold: interrupts have been off since the
- * caller saw that it has to wait, if what it waits for comes from an interrupt.
+ * Wait for wakeup(channel), or for being killed, or for nothing: the caller looks again whether it
+ * has to wait. Must hold: interrupts have been off since it looked, if what it waits for comes from
+ * an interrupt.
  */
 void sleep_on(const void *channel)
+{
+    if (current->killed)
+        process_yield();
+    else
+        wait_on(channel);
+}
+
+/* The same for what will surely come, and soon: being killed does not shorten it. */
+void wait_on(const void *channel)
 {
     interrupts_off();
     current->channel = channel;
     current->state = STATE_SLEEPING;
-    if (current->killed)
-        current->state = STATE_RUNNABLE;
     schedule();
     current->channel = NULL;
     interrupts_on();
+}
+
+/* The idle loop must always be there to run; and an interrupt borrows somebody else's stack. */
+bool process_may_sleep(void)
+{
+    return current != &idle;
 }
 
 void sleep_ticks(uint32_t n)
@@ -241,6 +272,7 @@ void process_exit(int status)
         kprintf("init exited with status %d", status);
         power_off(status > 0xff ? PANIC_STATUS : status);
     }
+    files_close_all(current);
     load_directory(kernel_directory);
     space_destroy(&current->space);
     FOR_EACH (p)
@@ -312,7 +344,7 @@ int process_kill_group(int group, int status)
     int result = -E_PROCESS;
 
     FOR_EACH (p)
-        if (p->state != STATE_UNUSED && p->state != STATE_ZOMBIE && p->group == group && p->pid != 1) {
+        if (p->state != STATE_UNUSED && p->state != STATE_ZOMBIE && p->group == group && p->pid > 1) {
             condemn(p, status);
             result = 0;
         }

@@ -1,5 +1,5 @@
 /*
- * Reading order 20. System calls. EAX holds the number, EBX, ECX and EDX the arguments; EAX gets the
+ * Reading order 28. System calls. EAX holds the number, EBX, ECX and EDX the arguments; EAX gets the
  * result (README.md). Pointers are checked here and nowhere below.
  */
 #include "kernel.h"
@@ -8,6 +8,16 @@
 static void *user_memory(uint32_t address, uint32_t size, bool write)
 {
     return space_prepare(&current->space, address, size, write) ? (void *)address : NULL;
+}
+
+/* Copy a path in. Returns 0 or an error. */
+static int user_path(uint32_t address, char path[PATH_SIZE])
+{
+    int length = space_string(&current->space, address, path, PATH_SIZE);
+
+    if (length == -E_TOOBIG || length == 0)
+        return -E_NOTFOUND; /* no file has such a long path, none has an empty one */
+    return length < 0 ? length : 0;
 }
 
 static int sys_exit(struct trap_frame *f)
@@ -41,14 +51,12 @@ static int copy_arguments(uint32_t argv, char *page)
 
 static int sys_exec(struct trap_frame *f)
 {
-    char name[NAME_SIZE];
+    char name[PATH_SIZE];
     uint32_t page = frame_allocate();
 
     if (!page)
         return -E_MEMORY;
-    int result = space_string(&current->space, f->ebx, name, sizeof name);
-    if (result == -E_TOOBIG)
-        result = -E_NOTFOUND; /* no program has such a long name */
+    int result = user_path(f->ebx, name);
     if (result >= 0)
         result = copy_arguments(f->ecx, to_virtual(page));
     if (result >= 0)
@@ -108,18 +116,123 @@ static int sys_sbrk(struct trap_frame *f)
 
 static int sys_read(struct trap_frame *f)
 {
-    if (f->ebx != 0)
-        return -E_BADFILE;
     char *buffer = user_memory(f->ecx, f->edx, true);
-    return buffer ? console_read(buffer, f->edx) : -E_FAULT;
+
+    return buffer ? files_read(f->ebx, buffer, f->edx) : -E_FAULT;
 }
 
 static int sys_write(struct trap_frame *f)
 {
-    if (f->ebx != 1 && f->ebx != 2)
-        return -E_BADFILE;
     const char *text = user_memory(f->ecx, f->edx, false);
-    return text ? console_write(text, f->edx) : -E_FAULT;
+
+    return text ? files_write(f->ebx, text, f->edx) : -E_FAULT;
+}
+
+static int sys_open(struct trap_frame *f)
+{
+    char path[PATH_SIZE];
+    int error = user_path(f->ebx, path);
+
+    return error ? error : files_open(path, f->ecx);
+}
+
+static int sys_close(struct trap_frame *f)
+{
+    return files_close(f->ebx);
+}
+
+static int sys_dup(struct trap_frame *f)
+{
+    return files_dup(f->ebx, f->ecx);
+}
+
+static int sys_pipe(struct trap_frame *f)
+{
+    int *descriptors = user_memory(f->ebx, 2 * sizeof *descriptors, true);
+
+    return descriptors ? files_pipe(descriptors) : -E_FAULT;
+}
+
+static int sys_seek(struct trap_frame *f)
+{
+    return files_seek(f->ebx, f->ecx, f->edx);
+}
+
+static int sys_stat(struct trap_frame *f)
+{
+    struct file_status *status = user_memory(f->ecx, sizeof *status, true);
+    char path[PATH_SIZE];
+    struct node *node;
+
+    if (!status)
+        return -E_FAULT;
+    int error = user_path(f->ebx, path);
+    if (!error)
+        error = node_open(path, &node);
+    if (error)
+        return error;
+    error = node_status(node, status);
+    node_release(node);
+    return error;
+}
+
+static int sys_fstat(struct trap_frame *f)
+{
+    struct file_status *status = user_memory(f->ecx, sizeof *status, true);
+
+    return status ? files_status(f->ebx, status) : -E_FAULT;
+}
+
+static int sys_readdir(struct trap_frame *f)
+{
+    struct directory_entry *entry = user_memory(f->ecx, sizeof *entry, true);
+
+    return entry ? files_entry(f->ebx, entry) : -E_FAULT;
+}
+
+static int sys_mkdir(struct trap_frame *f)
+{
+    char path[PATH_SIZE];
+    struct node *node;
+    int error = user_path(f->ebx, path);
+
+    if (!error)
+        error = node_create(path, TYPE_DIRECTORY, &node);
+    if (!error)
+        node_release(node);
+    return error;
+}
+
+static int sys_unlink(struct trap_frame *f)
+{
+    char path[PATH_SIZE];
+    int error = user_path(f->ebx, path);
+
+    return error ? error : node_remove(path);
+}
+
+static int sys_rename(struct trap_frame *f)
+{
+    char from[PATH_SIZE], to[PATH_SIZE];
+    int error = user_path(f->ebx, from);
+
+    if (!error)
+        error = user_path(f->ecx, to);
+    return error ? error : node_rename(from, to);
+}
+
+static int sys_chdir(struct trap_frame *f)
+{
+    char path[PATH_SIZE];
+    int error = user_path(f->ebx, path);
+
+    return error ? error : files_chdir(path);
+}
+
+static int sys_sync(struct trap_frame *f)
+{
+    (void)f;
+    return 0;
 }
 
 static int sys_setgroup(struct trap_frame *f)
@@ -172,6 +285,19 @@ static int (*const calls[])(struct trap_frame *) = {
     [SYS_process_info] = sys_process_info,
     [SYS_memory_info] = sys_memory_info,
     [SYS_poweroff] = sys_poweroff,
+    [SYS_open] = sys_open,
+    [SYS_close] = sys_close,
+    [SYS_dup] = sys_dup,
+    [SYS_pipe] = sys_pipe,
+    [SYS_seek] = sys_seek,
+    [SYS_stat] = sys_stat,
+    [SYS_fstat] = sys_fstat,
+    [SYS_readdir] = sys_readdir,
+    [SYS_mkdir] = sys_mkdir,
+    [SYS_unlink] = sys_unlink,
+    [SYS_rename] = sys_rename,
+    [SYS_chdir] = sys_chdir,
+    [SYS_sync] = sys_sync,
 };
 
 void syscall(struct trap_frame *f)

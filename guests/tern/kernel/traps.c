@@ -73,10 +73,13 @@ static void page_fault(const struct trap_frame *f)
     current->killed = STATUS_FAULT | f->vector;
 }
 
+uint32_t interrupt_counts[IRQ_COUNT];
+
 static void interrupt(int irq)
 {
     if (!pic_acknowledge(irq))
         return;
+    interrupt_counts[irq]++;
     if (irq == 0)
         timer_interrupt();
     else if (irq == 4)
@@ -101,7 +104,7 @@ void trap(struct trap_frame *f)
         page_fault(f);
     else
         fault(f);
-    if (from_user || current->pid == 0)
+    if (from_user || !process_may_sleep()) /* from the idle loop */
         process_leave_kernel();
     interrupts_depth--;
 }

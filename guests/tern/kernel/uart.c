@@ -109,7 +109,7 @@ void uart_wait_room(uint32_t bytes)
         return; /* the interrupt can only make it more */
     interrupts_off();
     while (uart_room() < bytes) {
-        if (interrupts_depth == 1 && current->pid != 0)
+        if (interrupts_depth == 1 && process_may_sleep())
             sleep_on(ring);
         else
             uart_push();

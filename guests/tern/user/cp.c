@@ -1,0 +1,33 @@
+/* cp FROM TO: copy a file. TO may be a directory. */
+#include "user.h"
+
+int main(int argc, char **argv)
+{
+    static char buffer[4096], path[PATH_SIZE];
+    struct file_status s;
+    int n;
+
+    if (argc != 3) {
+        complain("usage: cp FROM TO\n");
+        return 1;
+    }
+    strlcpy(path, argv[2], sizeof path);
+    if (stat(path, &s) == 0 && s.type == TYPE_DIRECTORY)
+        snprintf(path, sizeof path, "%s/%s", argv[2], base_name(argv[1]));
+    int from = open_or_complain("cp", argv[1], OPEN_READ);
+    if (from < 0)
+        return 1;
+    int to = open_or_complain("cp", path, OPEN_WRITE | OPEN_CREATE | OPEN_TRUNCATE);
+    if (to < 0)
+        return 1;
+    while ((n = read(from, buffer, sizeof buffer)) > 0) {
+        int written = write(to, buffer, n);
+        if (written < n) {
+            complain("cp: %s: %s\n", path, error_text(written < 0 ? written : -E_NOSPACE));
+            return 1;
+        }
+    }
+    if (n < 0)
+        complain("cp: %s: %s\n", argv[1], error_text(n));
+    return n < 0;
+}
