@@ -35,6 +35,8 @@ from hypervisor.state.model import ClockState, MachineConfig, MachineState, enco
 from hypervisor.techniques import TECHNIQUES, technique
 
 MINIMUM_MEMORY = 1 << 20
+MAXIMUM_MEMORY = 3 << 30
+"""Above that a PC of this kind has the addresses of devices and firmware."""
 FLAT_CODE = 0x00CF9B00
 FLAT_DATA = 0x00CF9300
 FPU_AFTER_RESET = b"\x7f\x03" + bytes(22) + b"\x80\x1f\x00\x00\xff\xff\x00\x00" + bytes(480)
@@ -77,8 +79,10 @@ class VirtualMachine(Inspection):
             raise UsageError(f"no technique {config.technique!r}: there are {', '.join(TECHNIQUES)}")
         if config.clock not in ("exact", "wall"):
             raise UsageError(f"no clock {config.clock!r}: there are exact and wall")
-        if config.memory % 4096 or config.memory < MINIMUM_MEMORY:
-            raise UsageError(f"{config.memory} bytes of memory: it must be a multiple of 4096, and at least 1 MiB")
+        if config.memory % 4096 or not MINIMUM_MEMORY <= config.memory <= MAXIMUM_MEMORY:
+            raise UsageError(
+                f"{config.memory} bytes of memory: it must be a multiple of 4096, from 1 MiB to 3 GiB"
+            )
         chosen = technique(config.technique)
         self.identity = uuid.uuid4().hex
         self.epoch = 0
@@ -98,7 +102,9 @@ class VirtualMachine(Inspection):
         self.monitor = Monitor(self.vcpu, chosen, self.devices, self.clock)
         self.monitor.before_entry = self._take_input
         self.pacer = Pacer(self.monitor, self.clock)
-        self.config = MachineConfig(config.memory, config.technique, config.clock, tuple(self.devices.devices))
+        self.config = MachineConfig(
+            config.memory, config.technique, config.clock, tuple(self.devices.devices)
+        )
         self._closed = False
 
     # ---------------------------------------------------------------- life
@@ -143,7 +149,9 @@ class VirtualMachine(Inspection):
         vm = cls(config)
         if config.devices and config.devices != vm.config.devices:
             vm.close()
-            raise StateError(f"the machine has devices {config.devices}, this monitor offers {vm.config.devices}")
+            raise StateError(
+                f"the machine has devices {config.devices}, this monitor offers {vm.config.devices}"
+            )
         return vm
 
     def enter_kernel(self, entry: int, information: int) -> None:
@@ -304,7 +312,9 @@ class VirtualMachine(Inspection):
     def load_snapshot(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot of this machine, or become that of another with the same configuration."""
         if len(snapshot.ram) != len(self.ram):
-            raise StateError(f"the snapshot has {len(snapshot.ram)} bytes of RAM, this machine {len(self.ram)}")
+            raise StateError(
+                f"the snapshot has {len(snapshot.ram)} bytes of RAM, this machine {len(self.ram)}"
+            )
         self.ram[:] = snapshot.ram
         self.restore(snapshot.state)
 
