@@ -120,7 +120,7 @@ def test_every_fault_ends_its_process_and_nothing_else() -> None:
         "general protection, error 10, eip CODE",
         "general protection, error 102, eip CODE",
         "breakpoint, error 0, eip CODE",
-        "no FPU, error 0, eip CODE",
+        "FPU error, error 0, eip CODE",
         "divide error, error 0, eip CODE",
     ]
     assert re.fullmatch(r"write to 0xbffb\w+ \(nothing there\), eip CODE", killed[5])

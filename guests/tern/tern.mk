@@ -3,9 +3,9 @@
 TERN := tern
 TERN_OUT := $(OUT)/tern
 TERN_PROGRAMS := sh echo ps mem spin count sum kill sleep uptime fault poweroff \
-	cat ls cp mv rm mkdir wc grep hexdump free primes dirty tick sync
+	cat ls cp mv rm mkdir wc grep hexdump free primes dirty dice tick sync selftest
 TERN_KERNEL := boot vectors switch initrd main bootinfo options segments interrupts traps pic timer \
-	uart console panic frames paging space process locks nodes archive pipes files devices view \
+	uart console panic frames paging space process fpu locks nodes archive pipes files devices view \
 	exec syscall
 TERN_FILES := etc/motd
 TERN_LIBRARY := string format
@@ -24,6 +24,19 @@ $(TERN_OUT)/%.o: $(TERN)/%.S Makefile $(TERN)/tern.mk
 	@mkdir -p $(@D)
 	@echo '  CC  $<'
 	$(Q)$(CC) $(TERN_FLAGS) -MMD -c -o $@ $<
+
+# selftest has a directory; its main file is in it, too.
+TERN_SELFTEST := processes memory faults files pipes fpu times disks
+TERN_SELFTEST_OBJECTS := $(TERN_SELFTEST:%=$(TERN_OUT)/user/selftest/%.o)
+$(TERN_OUT)/bin/selftest: $(TERN_OUT)/user/selftest/selftest.o $(TERN_SELFTEST_OBJECTS) $(TERN_USER_OBJECTS) \
+		$(TERN)/user/user.ld
+	@mkdir -p $(@D)
+	@echo '  LD  $@'
+	$(Q)$(LD) $(GUEST_LDFLAGS) -n -s -T $(TERN)/user/user.ld -o $@ $(filter %.o,$^)
+
+# Programs that compute with floating-point numbers: by the 387's registers.
+$(TERN_OUT)/user/dice.o $(TERN_OUT)/user/selftest/fpu.o: private TERN_FLAGS := \
+	$(filter-out -mgeneral-regs-only,$(TERN_FLAGS)) -mno-sse -mfpmath=387
 
 $(TERN_OUT)/bin/%: $(TERN_OUT)/user/%.o $(TERN_USER_OBJECTS) $(TERN)/user/user.ld
 	@mkdir -p $(@D)
@@ -59,7 +72,8 @@ $(OUT)/tern.elf: $(TERN_KERNEL_OBJECTS) $(TERN_OUT)/kernel.ld $(TERN)/kernel/sym
 	$(Q)$(TERN_LINK) -o $@
 
 .SECONDARY:
--include $(TERN_KERNEL_OBJECTS:.o=.d) $(TERN_USER_OBJECTS:.o=.d) $(TERN_PROGRAMS:%=$(TERN_OUT)/user/%.d)
+-include $(TERN_KERNEL_OBJECTS:.o=.d) $(TERN_USER_OBJECTS:.o=.d) $(TERN_PROGRAMS:%=$(TERN_OUT)/user/%.d) \
+	$(TERN_SELFTEST_OBJECTS:.o=.d) $(TERN_OUT)/user/selftest/selftest.d
 
 # make run-tern [APPEND='run="ps; mem"']: on QEMU's ISA PC.
 .PHONY: run-tern

@@ -13,7 +13,7 @@
 
 #define CR0_WP 0x00010000 /* read-only pages are read-only for ring 0 too */
 #define CR0_PG 0x80000000
-#define CR0_EM 0x00000004 /* no FPU yet: its instructions raise #NM */
+#define CR0_EM 0x00000004 /* no FPU yet (fpu.c): its instructions raise #NM */
 
 #define PHYSICAL(symbol) ((symbol) - KERNEL_BASE)
 

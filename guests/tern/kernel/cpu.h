@@ -27,6 +27,9 @@ static inline uint32_t read_cr0(void)
     return value;
 }
 
+static inline void write_cr0(uint32_t value) { __asm__ volatile("movl %0, %%cr0" : : "r"(value) : "memory"); }
+static inline void clts(void) { __asm__ volatile("clts" : : : "memory"); }
+
 static inline uint32_t read_cr2(void)
 {
     uint32_t value;

@@ -170,6 +170,7 @@ int exec(struct process *process, const char *name, const char *arguments, uint3
     }
     old = process->space;
     process->space = space;
+    fpu_forget(process);
     if (process == current)
         load_directory(space.directory);
     space_destroy(&old);

@@ -194,6 +194,15 @@ void files_close_all(struct process *process)
     process->directory = NULL;
 }
 
+uint32_t files_in_use(void)
+{
+    uint32_t count = 0;
+
+    for (struct file *f = files; f < files + MAX_OPEN; f++)
+        count += f->references > 0;
+    return count;
+}
+
 /* ---- use ---- */
 
 /* Must hold, here and below: memory of the program has been approved of by space_prepare(). */

@@ -62,6 +62,7 @@ void bootinfo_init(uint32_t magic, uint32_t physical);
 struct options {
     bool quiet;      /* no banner */
     bool pse;        /* 4 MiB pages in the direct map */
+    bool fxsr;       /* save FPU registers with FXSAVE, and SSE's with them */
     bool crash;      /* panic on purpose, to see what it looks like */
     char init[NAME_SIZE];
     char run[1024];  /* handed to init as its argument; empty if absent */
@@ -156,6 +157,8 @@ bool space_prepare(struct space *space, uint32_t address, uint32_t length, bool 
 int space_string(struct space *space, uint32_t address, char *to, uint32_t size);
 int32_t space_grow(struct space *space, int32_t bytes);
 
+struct process;
+
 /* locks.c: locks that sleep. Never from interrupts. */
 struct lock {
     const struct process *holder; /* NULL: free */
@@ -186,6 +189,7 @@ struct node { /* a file that is in use */
     int references;
 };
 const char *nodes_mounted(int index, const struct filesystem **fs);
+uint32_t nodes_in_use(void);
 void nodes_mount(const char *name, const struct filesystem *fs);
 int node_open(const char *path, struct node **node);
 int node_create(const char *path, int type, struct node **node);
@@ -208,6 +212,7 @@ int pipe_read(struct pipe *pipe, char *to, uint32_t size);
 int pipe_write(struct pipe *pipe, const char *from, uint32_t size);
 void pipe_close(struct pipe *pipe, bool writer);
 struct file;
+uint32_t files_in_use(void);
 int files_open(const char *path, int flags);
 int files_close(int descriptor);
 int files_dup(int descriptor, int to);
@@ -221,6 +226,17 @@ int files_chdir(const char *path);
 int files_console(struct process *process);
 void files_inherit(struct process *to, const struct process *from);
 void files_close_all(struct process *process);
+
+/* fpu.c */
+struct fpu_state {
+    uint8_t bytes[512]; /* FNSAVE takes 108 of them */
+} __attribute__((aligned(16)));
+void fpu_init(void);
+const char *fpu_kind(void);
+bool fpu_use(void);
+void fpu_switch(const struct process *next);
+void fpu_inherit(struct process *child);
+void fpu_forget(struct process *process);
 
 /* process.c, switch.S */
 struct process {
@@ -239,6 +255,8 @@ struct process {
     int killed;             /* 0, or the status with which it has to exit */
     int exit_status;
     uint32_t ticks;         /* processor time */
+    bool fpu_used;          /* fpu is valid, unless the FPU itself holds the state */
+    struct fpu_state fpu;
 };
 #define MAX_PROCESSES 64
 extern struct process *current, processes[MAX_PROCESSES];

@@ -28,6 +28,7 @@ void kernel_main(uint32_t magic, uint32_t boot_information)
         banner();
     if (options.crash)
         *(volatile uint32_t *)kernel_main = 0; /* the kernel's code is read-only */
+    fpu_init();
     archive_init();
     nodes_mount("dev", &devices_fs);
     nodes_mount("proc", &view_fs);

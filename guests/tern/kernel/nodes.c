@@ -85,6 +85,15 @@ bool node_is(struct node *node, uint32_t type)
     return node_status(node, &s) == 0 && s.type == type;
 }
 
+uint32_t nodes_in_use(void)
+{
+    uint32_t count = 0;
+
+    for (struct node *n = nodes; n < nodes + MAX_NODES; n++)
+        count += n->references > 0;
+    return count;
+}
+
 /* ---- paths ---- */
 
 /* Where one step leads. fs and number are changed; returns 0 or an error. */

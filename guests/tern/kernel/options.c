@@ -10,6 +10,8 @@ static bool set_option(const char *name, const char *value)
         options.quiet = true;
     else if (strcmp(name, "pse") == 0)
         options.pse = true;
+    else if (strcmp(name, "fxsr") == 0)
+        options.fxsr = true;
     else if (strcmp(name, "crash") == 0)
         options.crash = true;
     else if (strcmp(name, "init") == 0 && value)

@@ -121,6 +121,7 @@ int process_fork(void)
     p->parent = current;
     p->group = current->group;
     files_inherit(p, current);
+    fpu_inherit(p);
     *process_frame(p) = *process_frame(current);
     process_frame(p)->eax = 0;
     make_runnable(p);
@@ -164,8 +165,10 @@ static void schedule(void)
     interrupts_depth = next->saved_depth;
     if (next != &idle) {
         set_kernel_stack(next->stack + KERNEL_STACK_SIZE);
-        if (next->space.directory)
+        if (next->space.directory) {
             load_directory(next->space.directory);
+            fpu_switch(next);
+        }
     }
     switch_stack(&previous->saved_esp, next->saved_esp);
 }
@@ -273,6 +276,7 @@ void process_exit(int status)
         power_off(status > 0xff ? PANIC_STATUS : status);
     }
     files_close_all(current);
+    fpu_forget(current);
     load_directory(kernel_directory);
     space_destroy(&current->space);
     FOR_EACH (p)

@@ -14,6 +14,7 @@
 
 #define VECTOR_BREAKPOINT 3
 #define VECTOR_OVERFLOW 4
+#define VECTOR_NO_FPU 7
 #define VECTOR_PAGE_FAULT 14
 
 #define FAULT_PRESENT 1 /* error code of #PF: a matter of rights; else the page is absent */
@@ -102,7 +103,7 @@ void trap(struct trap_frame *f)
         panic_frame(f, exception_name(f->vector));
     else if (f->vector == VECTOR_PAGE_FAULT)
         page_fault(f);
-    else
+    else if (f->vector != VECTOR_NO_FPU || !fpu_use())
         fault(f);
     if (from_user || !process_may_sleep()) /* from the idle loop */
         process_leave_kernel();

@@ -70,12 +70,22 @@ static void show_mounts(struct text *text)
         add(text, "/%s: %s%s\n", name, fs->name, fs->create ? ", read and write" : "");
 }
 
+static void show_files(struct text *text)
+{
+    add(text, "open: %u\nnodes: %u\n", files_in_use(), nodes_in_use());
+}
+
+static void show_cpu(struct text *text)
+{
+    add(text, "fpu: %s\n", fpu_kind());
+}
+
 static const struct {
     const char *name;
     void (*show)(struct text *text);
 } subjects[] = {
     {"uptime", show_uptime}, {"memory", show_memory}, {"modules", show_modules},
-    {"cmdline", show_command_line}, {"interrupts", show_interrupts}, {"mounts", show_mounts},
+    {"cmdline", show_command_line}, {"cpu", show_cpu}, {"interrupts", show_interrupts}, {"mounts", show_mounts}, {"files", show_files},
 };
 
 #define SUBJECTS (int)NELEMENTS(subjects)

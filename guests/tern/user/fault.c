@@ -18,7 +18,13 @@ static void do_opcode(void) { __asm__ volatile(".byte 0x0f, 0x0b"); /* UD2 */ }
 static void do_segment(void) { __asm__ volatile("movl %0, %%ds" : : "r"(0x10)); }
 static void do_interrupt(void) { __asm__ volatile("int $0x20"); }
 static void do_breakpoint(void) { __asm__ volatile("int3"); }
-static void do_fpu(void) { __asm__ volatile("fninit"); }
+/* 1 / 0, with that error unmasked. */
+static void do_fpu(void)
+{
+    static const uint16_t control = 0x037b;
+
+    __asm__ volatile("fninit\n\tfldcw %0\n\tfld1\n\tfldz\n\tfdivrp\n\tfwait" : : "m"(control));
+}
 
 static int do_recurse(int depth)
 {
