@@ -30,10 +30,6 @@ class OtherMonitor:
         )
         self.compiled: bool = self.hear()["compiled"]
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def tell(self, **request: Any) -> None:
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -55,6 +51,11 @@ class OtherMonitor:
         """Make it wait for a guest; returns the address. ``hear`` tells when the guest is there."""
         address: str = self.ask(do="receive")["address"]
         return address
+
+    def kill(self) -> None:
+        """It is gone from one instruction to the next."""
+        self._process.kill()
+        self._process.wait()
 
     def __enter__(self) -> Self:
         return self
