@@ -9,9 +9,11 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hypervisor.devices.ata import Backend
 from hypervisor.devices.isa_pc import IsaPc
 
 SOURCE = Path(__file__).parent / "data" / "port_script.S"
@@ -42,6 +44,11 @@ def window() -> Step:
     return (4, 0, 0, 0)
 
 
+def until_clear(port: int, bits: int) -> Step:
+    """Read a port until these bits are 0; here, after a millisecond they are or will never be."""
+    return (5, 1, port, bits)
+
+
 def indexed(port: int, index: int) -> list[Step]:
     """Read a register behind an index port."""
     return [write(port, index), read(port + 1)]
@@ -57,6 +64,7 @@ class Recorder:
     """An IsaPc and everything that it told its surroundings."""
 
     memory: int = MEMORY
+    disks: Sequence[Backend] = ()
     clock: FixedClock = field(default_factory=FixedClock)
     output: bytearray = field(default_factory=bytearray)
     exits: list[int] = field(default_factory=list)
@@ -65,7 +73,12 @@ class Recorder:
     def __post_init__(self) -> None:
         self.ram = bytearray(self.memory)
         self.pc = IsaPc(
-            self.clock, memoryview(self.ram), self.output.extend, self.exits.append, self._count_reset
+            self.clock,
+            memoryview(self.ram),
+            self.output.extend,
+            self.exits.append,
+            self._count_reset,
+            disks=self.disks,
         )
 
     def _count_reset(self) -> None:
@@ -77,16 +90,40 @@ class Recorder:
         self.pc.advance(now)
 
 
+class MemoryDisk:
+    """A disk of as many sectors as ``contents`` has."""
+
+    def __init__(self, contents: bytes) -> None:
+        self.contents = bytearray(contents)
+        self.sectors = len(contents) // 512
+        self.flushes = 0
+        self.broken = False
+
+    def read(self, sector: int, count: int) -> bytes | None:
+        return None if self.broken else bytes(self.contents[sector * 512 : (sector + count) * 512])
+
+    def write(self, sector: int, data: bytes) -> bool:
+        if not self.broken:
+            self.contents[sector * 512 : sector * 512 + len(data)] = data
+        return not self.broken
+
+    def flush(self) -> bool:
+        self.flushes += 1
+        return not self.broken
+
+
 def describe(step: Step) -> str:
     operation, size, port, value = step
     if operation == 1:
         return f"in{size} {port:#x}"
-    return f"out{size} {port:#x} {value:#x}" if operation == 2 else ("delay", "window")[operation - 3]
+    return (
+        f"out{size} {port:#x} {value:#x}" if operation == 2 else ("delay", "window", "until")[operation - 3]
+    )
 
 
 # Instructions that the kernel in port_script.S runs for each step up to and with its port access, and
 # after it. A delay of n rounds adds 2 n.
-COSTS = {1: (11, 4), 2: (14, 1), 3: (12, 0), 4: (15, 6)}
+COSTS = {1: (11, 4), 2: (14, 1), 3: (12, 0), 4: (15, 6), 5: (17, 4)}
 
 
 def play_here(script: list[Step], machine: Recorder | None = None, instruction_time: int = 0) -> list[int]:
@@ -108,6 +145,9 @@ def play_here(script: list[Step], machine: Recorder | None = None, instruction_t
             pc.write_port(port, size, value)
         elif operation == 4:
             results.append(pc.acknowledge() if pc.interrupt else NO_INTERRUPT)
+        elif operation == 5 and pc.read_port(port, 1) & value:
+            machine.go(machine.clock.now + 1_000_000)
+            pc.read_port(port, 1)
         machine.go(machine.clock.now + after * instruction_time)
     return results
 

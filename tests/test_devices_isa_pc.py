@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from port_script import MEMORY, Recorder
+from port_script import MEMORY, MemoryDisk, Recorder
 
 from hypervisor.devices.isa_pc import IsaPc
 from hypervisor.errors import StateError
@@ -29,8 +29,18 @@ PIC_SETUP = (
 )
 
 
+class BlankDisk(MemoryDisk):
+    """It forgets what is written, so that machines can be compared and restored without it."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes(100 * 512))
+
+    def write(self, sector: int, data: bytes) -> bool:
+        return True
+
+
 def new_machine() -> Recorder:
-    return Recorder(memory=1 << 20)
+    return Recorder(memory=1 << 20, disks=[BlankDisk()])
 
 
 def out(port: int, *values: int) -> Action:
@@ -115,6 +125,24 @@ def program_rtc(rate: int, enable: int, second: int) -> Action:
     return act
 
 
+def command_drive(code: int, sector: int, count: int) -> Action:
+    def act(pc: IsaPc) -> None:
+        for place, value in ((2, count), (3, sector), (4, 0), (5, 0), (6, 0xE0), (7, code)):
+            pc.write_port(0x1F0 + place, 1, value)
+
+    act.__name__ = f"command_drive({code:#x}, {sector}, {count})"
+    return act
+
+
+def move_sector_in(pc: IsaPc) -> list[int]:
+    return [pc.read_port(0x1F0, 2) for _ in range(256)]
+
+
+def move_sector_out(pc: IsaPc) -> None:
+    for value in range(128):
+        pc.write_port(0x1F0, 4, value)
+
+
 def poll_interrupt(pc: IsaPc) -> int:
     pc.write_port(0x20, 1, 0x0C)
     return pc.read_port(0x20, 1)
@@ -134,6 +162,12 @@ RTCS = st.builds(
     st.sampled_from([0, 0x10, 0x20, 0x40, 0x70]),
     st.sampled_from([0, 1, 0xC0]),
 )
+DRIVES = st.builds(
+    command_drive,
+    st.sampled_from([0x20, 0x20, 0x30, 0x30, 0xC4, 0xC5, 0xE7, 0xEC, 0x90, 0x10, 0xEF, 0x00]),
+    st.sampled_from([0, 97, 99, 100]),
+    st.integers(0, 3),
+)
 MASKS = st.sampled_from([0, 0, 1, 0x10, 0x11, 0xFB, 0xFF])
 ACTIONS = st.one_of(
     st.sampled_from([take_interrupt, acknowledge_only, poll_interrupt, read_register_c, receive]),
@@ -148,6 +182,10 @@ ACTIONS = st.one_of(
     st.builds(out, st.just(0x40), st.integers(0, 255)),
     UARTS,
     RTCS,
+    DRIVES,
+    st.sampled_from([move_sector_in, move_sector_out]),
+    st.builds(inb, st.sampled_from([0x1F7, 0x1F1, 0x1F2, 0x3F6])),
+    st.builds(out, st.just(0x3F6), st.sampled_from([0, 0, 2, 4])),
 )
 PAUSES = st.one_of(st.integers(0, 3000), st.integers(0, 200_000), st.integers(0, 5_000_000_000))
 HISTORIES = st.builds(
@@ -174,7 +212,7 @@ def go_event_by_event(machine: Recorder, until: int) -> None:
     """Advance to every single event inside the devices, up to so many, and to moments in between."""
     pc = machine.pc
     for _ in range(500):
-        events = [pc.pit.change, pc.uart.timeout, (pc.rtc.updated + 1) * 10**9 - pc.rtc.origin]
+        events = [pc.pit.change, pc.uart.timeout, pc.ide.due, (pc.rtc.updated + 1) * 10**9 - pc.rtc.origin]
         if pc.rtc.periodic is not None:
             events.append(-(-pc.rtc.periodic * 10**9 // 32768))
         event = min(event for event in events if event is not None)
@@ -295,7 +333,7 @@ def paths(fields: object, prefix: tuple = ()) -> list[tuple]:
 def test_no_field_takes_a_bad_value_and_a_refused_state_changes_nothing(bad):
     machine = new_machine()
     good = machine.pc.state()
-    nullable = {("pit", "change"), ("uart", "timeout"), ("rtc", "periodic")}
+    nullable = {("ide0", "due"), ("ide1", "due"), ("pit", "change"), ("uart", "timeout"), ("rtc", "periodic")}
     for name, state in good.items():
         for place in paths(state.fields):
             if bad is None and (name, *place) in nullable:

@@ -2,7 +2,7 @@
 
 This machine has no firmware: a kernel is loaded and starts. But on ``qemu-system-i386 -M isapc -kernel``
 SeaBIOS 1.16 ran before, and a kernel can see that: the timer ticks, the 8259s are initialized (to the
-vectors of real mode), the keyboard is on and translated, the screen is in mode 3. So after a reset the
+vectors of real mode), the keyboard is on and translated, the disks have been identified, the screen is in mode 3. So after a reset the
 same port accesses are made here as a BIOS makes them.
 """
 
@@ -83,6 +83,29 @@ def _set_mode_3(bus: Bus) -> None:
         bus.write(0x3C9, 1, value)
 
 
+_CHANNELS = ((0x1F0, 0x3F6), (0x170, 0x376))
+
+
+def _probe_drives(bus: Bus, base: int, control: int) -> None:
+    """Look who is there, with interrupts off: is it a packet device, a disk, nobody?"""
+    bus.write(control, 1, 0x0A)
+    for device in (0xA0, 0xB0):
+        bus.write(base + 6, 1, device)
+        bus.write(base + 2, 1, 0x55)
+        bus.write(base + 3, 1, 0xAA)
+        if bus.read(base + 2, 1) != 0x55 or bus.read(base + 3, 1) != 0xAA:
+            continue
+        for command in (0xA1, 0xEC):
+            for register in range(1, 6):
+                bus.write(base + register, 1, 0)
+            bus.write(base + 7, 1, command)
+            if not bus.read(base + 7, 1):
+                break
+        while bus.read(base + 7, 1) & 0x08:
+            bus.read(base, 2)
+    bus.write(control, 1, 0x08)
+
+
 def hand_over(bus: Bus) -> None:
     """Bring the devices from power-on to where a kernel finds them."""
     for port, value in _KEYBOARD:
@@ -92,5 +115,7 @@ def hand_over(bus: Bus) -> None:
     for port, value in _DMA + _TIMER + _PICS + _SERIAL_PROBE:
         bus.write(port, 1, value)
     _set_mode_3(bus)
+    for base, control in _CHANNELS:
+        _probe_drives(bus, base, control)
     for port, value in _INDEXES:
         bus.write(port, 1, value)

@@ -10,16 +10,19 @@ device itself is accessed, and before the state is taken. ``next_deadline`` leav
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from hypervisor.devices import pit, rtc, uart
+from hypervisor.devices.ata import Backend
 from hypervisor.devices.bus import Bus, Width
 from hypervisor.devices.debug_exit import DebugExit
 from hypervisor.devices.device import Clock, Device
 from hypervisor.devices.dma import Dma
 from hypervisor.devices.firmware import hand_over
+from hypervisor.devices.geometry import cmos_bytes
 from hypervisor.devices.i8042 import I8042, KEYBOARD_IRQ, MOUSE_IRQ
+from hypervisor.devices.ide import Ide, SecondIde
 from hypervisor.devices.pic import Pic
 from hypervisor.devices.pit import Pit
 from hypervisor.devices.rtc import Y2K, Rtc
@@ -28,6 +31,7 @@ from hypervisor.devices.vga import FIRST_PORT, PORTS, Vga
 from hypervisor.errors import StateError
 from hypervisor.state.model import DeviceState
 
+IDE_IRQ, SECOND_IDE_IRQ = 14, 15
 DEBUG_EXIT_PORT = 0xF4
 DEBUG_EXIT_SIZE = 4
 
@@ -43,6 +47,7 @@ class IsaPc:
         on_exit: Callable[[int], object],
         on_reset: Callable[[], object],
         *,
+        disks: Sequence[Backend] = (),
         date: int = Y2K,
         debug_exit: tuple[int, int] = (DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE),
     ) -> None:
@@ -50,7 +55,8 @@ class IsaPc:
 
         ``ram`` is all of guest RAM (the CMOS tells its size, the screen is in it).
         ``on_output`` gets what the guest sends to COM1, ``on_exit`` the exit status that QEMU's process
-        would end with, ``on_reset`` is called when the guest resets the machine. ``date`` is what the
+        would end with, ``on_reset`` is called when the guest resets the machine. ``disks`` are the drives
+        of the first IDE channel. ``date`` is what the
         RTC shows at virtual time 0, in seconds since 1970. ``debug_exit`` is the first port and the
         number of ports of isa-debug-exit.
         """
@@ -62,7 +68,11 @@ class IsaPc:
         line = self.pic.set_line
         self.pit = Pit(clock, partial(line, pit.IRQ), self._reschedule)
         self.uart = Uart(clock, partial(line, uart.IRQ), self._reschedule, on_output)
-        self.rtc = Rtc(clock, partial(line, rtc.IRQ), self._reschedule, len(ram), date)
+        self.ide = Ide(clock, partial(line, IDE_IRQ), self._reschedule, disks)
+        self.second_ide = SecondIde(clock, partial(line, SECOND_IDE_IRQ), self._reschedule)
+        self.rtc = Rtc(
+            clock, partial(line, rtc.IRQ), self._reschedule, len(ram), date, cmos_bytes(self.ide.geometries)
+        )
         self.i8042 = I8042(partial(line, KEYBOARD_IRQ), partial(line, MOUSE_IRQ), on_reset)
         self.dma = Dma()
         self.vga = Vga(ram)
@@ -77,6 +87,8 @@ class IsaPc:
                 self.i8042,
                 self.dma,
                 self.vga,
+                self.ide,
+                self.second_ide,
                 self.debug_exit,
             )
         }
@@ -84,6 +96,8 @@ class IsaPc:
             (self.pit, pit.IRQ),
             (self.uart, uart.IRQ),
             (self.rtc, rtc.IRQ),
+            (self.ide, IDE_IRQ),
+            (self.second_ide, SECOND_IDE_IRQ),
         )
         """Devices with events of their own, and their interrupt."""
         self._deadline: int | None = None
@@ -111,6 +125,10 @@ class IsaPc:
             claim(self.dma, first, count, 0x40 + (first & 0x0F), Width.LOOSE)
         claim(self.vga, FIRST_PORT, PORTS)
         claim(self.uart, uart.FIRST_PORT, 8)
+        for channel, base, control in ((self.ide, 0x1F0, 0x3F6), (self.second_ide, 0x170, 0x376)):
+            claim(channel, base, 1, 0, Width.NATIVE)
+            claim(channel, base + 1, 7, 1, Width.LOOSE)
+            claim(channel, control, 1, 8, Width.LOOSE)
         claim(self.debug_exit, exit_port, exit_size, 0, Width.NATIVE)
 
     def _set_interrupt(self, level: bool) -> None:

@@ -13,6 +13,7 @@ Offsets: 0 the index, 1 the data port.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -64,14 +65,24 @@ class Rtc(Device):
     Fields = RtcFields
 
     def __init__(
-        self, clock: Clock, line: Line, rescheduled: Rescheduled, memory: int, date: int = Y2K
+        self,
+        clock: Clock,
+        line: Line,
+        rescheduled: Rescheduled,
+        memory: int,
+        date: int = Y2K,
+        disks: Mapping[int, int] | None = None,
     ) -> None:
-        """``memory`` is the size of RAM in bytes, ``date`` the time at virtual time 0, in seconds since 1970."""
+        """``memory`` is the size of RAM in bytes, ``date`` the time at virtual time 0, in seconds since 1970.
+
+        ``disks`` are the bytes that tell the firmware about the disks, by their index.
+        """
         self._clock = clock
         self._set_line = line
         self._rescheduled = rescheduled
         self._memory = memory
         self._date = date
+        self._disks = disks or {}
         self.cmos = bytearray(128)
         self._power_on()
 
@@ -100,6 +111,8 @@ class Rtc(Device):
         for place, value in ((0x15, 640), (0x17, extended), (0x30, extended), (0x34, above_16m)):
             cmos[place : place + 2] = value.to_bytes(2, "little")
         cmos[0x38], cmos[0x3D] = 0x30, 0x12  # boot order: disk, diskette, CD-ROM
+        for index, value in self._disks.items():
+            cmos[index] = value
 
     def reset(self) -> None:
         """A reset does not touch the battery's side: date, alarm and memory stay."""

@@ -227,8 +227,8 @@ class StreamReader:
                 if number <= previous:
                     raise StateError(f"section clusters: number {number} comes twice or out of order")
                 previous = number
-                at += CLUSTER_NUMBER.size
-                clusters[number] = payload[at : at + CLUSTER]
+                start = at + CLUSTER_NUMBER.size
+                clusters[number] = payload[start : start + CLUSTER]
         if len(clusters) != disk.clusters:
             raise StateError(f"section disk: {disk.clusters} clusters were announced, {len(clusters)} came")
         return DiskState(disk.base, clusters)

@@ -5,7 +5,8 @@
  *     u8 operation, u8 size, u16 port, u32 value          (little-endian)
  *
  * operation 0 ends the table, 1 reads the port, 2 writes `value` to it, 3 runs a loop of `value`
- * rounds, 4 opens the interrupt window for one interrupt.  Every read yields a line of eight hex
+ * rounds, 4 opens the interrupt window for one interrupt, 5 reads the port (one byte) until none of the
+ * bits of `value` is set, for at most 2^24 times.  Every read yields a line of eight hex
  * digits, every window the vector that came or ffffffff.  The lines come out of COM1 at the very
  * end, after the UART was set up again, because the UART itself may be what the table is about.
  * Then the kernel leaves through isa-debug-exit at 0xf4.
@@ -47,6 +48,8 @@ next:   movzbl  (%esi), %eax
         je      delay
         cmpb    $4, %al
         je      window
+        cmpb    $5, %al
+        je      until
         jmp     finish
 
 input:  xorl    %eax, %eax
@@ -74,6 +77,12 @@ output: movl    %ebx, %eax
 
 delay:  decl    %ebx
         jnz     delay
+        jmp     next
+
+until:  movl    $0x1000000, %ecx
+1:      inb     %dx, %al
+        testb   %al, %bl
+        loopnz  1b
         jmp     next
 
 window: movl    $-1, vector
