@@ -288,13 +288,7 @@ class VirtualMachine(Inspection):
     def restore(self, state: MachineState) -> None:
         """Become the machine that ``state`` describes. ``ram`` was filled before; raises StateError, and then
         nothing has changed."""
-        if self.running:
-            raise UsageError("a machine must be stopped to be restored")
-        for field in ("memory", "clock", "devices"):
-            theirs, ours = getattr(state.config, field), getattr(self.config, field)
-            if theirs != ours:
-                raise StateError(f"config.{field}: the state has {theirs!r}, this machine {ours!r}")
-        check_cpu(state.cpu)
+        self._check_fit(state)
         self.devices.restore(state.devices)
         self.identity = state.identity
         self.epoch = state.epoch
@@ -304,6 +298,16 @@ class VirtualMachine(Inspection):
         self.monitor.near = 0
         self.paging.forget_code()
         restore_cpu(self.vcpu, state.cpu)
+
+    def _check_fit(self, state: MachineState) -> None:
+        """Could this machine become that one?"""
+        if self.running:
+            raise UsageError("a machine must be stopped to be restored")
+        for field in ("memory", "clock", "devices"):
+            theirs, ours = getattr(state.config, field), getattr(self.config, field)
+            if theirs != ours:
+                raise StateError(f"config.{field}: the state has {theirs!r}, this machine {ours!r}")
+        check_cpu(state.cpu)
 
     def snapshot(self) -> Snapshot:
         """A copy of everything, in memory."""
@@ -315,6 +319,7 @@ class VirtualMachine(Inspection):
             raise StateError(
                 f"the snapshot has {len(snapshot.ram)} bytes of RAM, this machine {len(self.ram)}"
             )
+        self._check_fit(snapshot.state)
         self.ram[:] = snapshot.ram
         self.restore(snapshot.state)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -218,3 +220,57 @@ def test_looking_at_a_guest_leaves_no_trace() -> None:
     with boot() as vm:
         assert set(TYPED) & set(range(LAST))
         reference().check(advance(vm, LAST, run))
+
+
+@pytest.mark.soak
+def test_everything_at_once_at_random_moments_leaves_no_trace(tmp_path: Path) -> None:
+    """Moves, saves, dropped tables, stops and looks in any order, for HV_SOAK_SECONDS; a failure names its seed."""
+    until = time.monotonic() + float(os.environ.get("HV_SOAK_SECONDS", "600"))
+    with OtherMonitor() as other, OtherMonitor(pure=True) as pure:
+        while time.monotonic() < until:
+            seed = random.SystemRandom().getrandbits(32)
+            chosen = random.Random(seed)
+            counts = moments(seed, chosen.randrange(2, 12))
+            twin = Reference([*counts, LAST])
+            vm = boot()
+            for count in counts:
+                try:
+                    twin.check(advance(vm, count, functools.partial(in_pieces, chosen)))
+                    vm = away_and_back(vm, chosen.choice([None, "hop", "file", other, pure]), tmp_path)
+                    twin.check(vm)
+                except Exception as error:
+                    raise AssertionError(f"seed {seed}, moment {count:,}") from error
+            with vm:
+                twin.check(advance(vm, LAST))
+
+
+def in_pieces(chosen: random.Random, vm: VirtualMachine, count: int) -> None:
+    """Run a leg, dropping the shadow tables and being asked to stop on the way."""
+    for _ in range(chosen.randrange(4)):
+        if vm.instructions < count:
+            straight(vm, chosen.randint(vm.instructions, count))
+        match chosen.randrange(3):
+            case 0:
+                vm.paging.drop()
+            case 1:
+                vm.request_stop()
+                assert vm.run(until=vm.instructions + 1).reason == "stop"
+    straight(vm, count)
+
+
+def away_and_back(vm: VirtualMachine, way: OtherMonitor | str | None, directory: Path) -> VirtualMachine:
+    """Take a guest out of its machine, and into another."""
+    if way is None:
+        return vm
+    with vm, Listener("tcp::0") as listener:
+        if way == "hop":
+            return hop(vm, listener)
+        if isinstance(way, OtherMonitor):
+            send(vm, way.expect())
+            way.hear()
+            way.tell(do="send", to=str(listener.address))
+            arrived = listener.receive(VirtualMachine.create)
+            way.hear()
+            return arrived
+        files.save(vm, directory / "guest")
+    return machines.load(directory / "guest")
