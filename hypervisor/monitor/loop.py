@@ -33,12 +33,13 @@ from hypervisor.hardware.faults import (
     GuestStopped,
     TripleFault,
 )
+from hypervisor.hardware.x86 import ESP, SS, TF
 from hypervisor.monitor import events
 from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.decode import Decoder, Instruction
 from hypervisor.monitor.privileged import EMULATED
 from hypervisor.monitor.sites import Sites
-from hypervisor.monitor.vcpu import ESP, NEVER, SS, TF, VirtualCpu
+from hypervisor.monitor.vcpu import NEVER, VirtualCpu
 from hypervisor.techniques.base import Technique
 
 FOREVER = (1 << 63) - 1
@@ -71,7 +72,9 @@ EXIT_NAMES = {
     VMEXIT + 0x6E: "RDTSC",
     VMEXIT + 0x6F: "RDPMC",
     VMEXIT + 0x72: "CPUID",
+    VMEXIT + 0x74: "IRET",
     VMEXIT + 0x75: "INT n",
+    VMEXIT + 0x78: "HLT",
     VMEXIT_ICEBP: "ICEBP",
     **{
         VMEXIT_EXCEPTION + vector: name
