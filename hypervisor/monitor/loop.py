@@ -33,13 +33,12 @@ from hypervisor.hardware.faults import (
     GuestStopped,
     TripleFault,
 )
-from hypervisor.hardware.x86 import ESP, SS, TF
 from hypervisor.monitor import events
 from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.decode import Decoder, Instruction
 from hypervisor.monitor.privileged import EMULATED
 from hypervisor.monitor.sites import Sites
-from hypervisor.monitor.vcpu import NEVER, VirtualCpu
+from hypervisor.monitor.vcpu import ESP, NEVER, SS, TF, VirtualCpu
 from hypervisor.techniques.base import Technique
 
 FOREVER = (1 << 63) - 1
