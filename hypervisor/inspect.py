@@ -5,19 +5,20 @@ Nothing here changes the guest. Reading through page tables sets no Accessed bit
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import capstone
 
 from hypervisor.errors import AddressError
+from hypervisor.hardware.x86 import CS, D_BIG
 from hypervisor.monitor.loop import EXIT_NAMES
-from hypervisor.monitor.vcpu import CS, D_BIG
 from hypervisor.paging.physical import NOWHERE
 
 if TYPE_CHECKING:
+    from hypervisor.devices.isa_pc import IsaPc
     from hypervisor.ext.cpu import Cpu
     from hypervisor.ext.memory import PhysicalMemory
-    from hypervisor.devices.isa_pc import IsaPc
     from hypervisor.monitor.loop import Monitor
     from hypervisor.monitor.vcpu import VirtualCpu
     from hypervisor.paging.physical import PhysicalMap
@@ -104,7 +105,9 @@ class Inspection:
         """``size`` bytes at an address of kind ``gva``, ``gpa`` or ``hpa``. Raises AddressError."""
         if kind == "hpa":
             if address < 0 or address + size > self.memory.limit:
-                raise AddressError(f"hpa {address:#x}: the machine's host-physical memory ends at {self.memory.limit:#x}")
+                raise AddressError(
+                    f"hpa {address:#x}: the machine's host-physical memory ends at {self.memory.limit:#x}"
+                )
             return bytes(self.memory.read(address, size))
         parts = []
         while size > 0:
@@ -145,10 +148,8 @@ class Inspection:
         here = min(15, 4096 - gva % 4096)
         code = self.read("gva", gva, here)
         if here < 15:
-            try:
+            with contextlib.suppress(AddressError):
                 code += self.read("gva", gva + here & 0xFFFFFFFF, 15 - here)
-            except AddressError:
-                pass
         return code
 
     def exit_counts(self) -> dict[str, int]:
@@ -159,5 +160,7 @@ class Inspection:
     def screen(self) -> str:
         """The VGA text screen, 25 lines."""
         text = self.read("gpa", 0xB8000, 80 * 25 * 2)[::2]
-        lines = [text[80 * row : 80 * row + 80].decode("cp437").replace("\0", " ").rstrip() for row in range(25)]
+        lines = [
+            text[80 * row : 80 * row + 80].decode("cp437").replace("\0", " ").rstrip() for row in range(25)
+        ]
         return "\n".join(lines)

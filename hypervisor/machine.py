@@ -10,24 +10,29 @@ thread may call at any time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from hypervisor import images
 from hypervisor.boot.multiboot import BOOTED, Loader, read_image
+from hypervisor.devices.disk import Disks
+from hypervisor.devices.image import DiskFile
 from hypervisor.devices.isa_pc import IsaPc
-from hypervisor.errors import AddressError, HypervisorError, StateError, UsageError
+from hypervisor.errors import AddressError, HostError, HypervisorError, StateError, UsageError
 from hypervisor.ext.cpu import Cpu
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.ext.pages import classify
+from hypervisor.hardware.x86 import CR0_PE, CS
 from hypervisor.inspect import Inspection
 from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.loop import FOREVER, Monitor, Stop
 from hypervisor.monitor.pacing import Pacer
-from hypervisor.monitor.vcpu import CR0_PE, CS, VirtualCpu
+from hypervisor.monitor.vcpu import VirtualCpu
 from hypervisor.paging.physical import PhysicalMap
 from hypervisor.paging.shadow import ShadowPaging
 from hypervisor.state.cpu import capture_cpu, check_cpu, restore_cpu
@@ -74,7 +79,7 @@ class Snapshot:
 class VirtualMachine(Inspection):
     """One guest. Made by ``boot``, or by ``create`` and ``restore``."""
 
-    def __init__(self, config: MachineConfig) -> None:
+    def __init__(self, config: MachineConfig, disks: Iterable[DiskFile | Path | str] = ()) -> None:
         if config.technique not in TECHNIQUES:
             raise UsageError(f"no technique {config.technique!r}: there are {', '.join(TECHNIQUES)}")
         if config.clock not in ("exact", "wall"):
@@ -86,8 +91,8 @@ class VirtualMachine(Inspection):
         chosen = technique(config.technique)
         self.identity = uuid.uuid4().hex
         self.epoch = 0
-        self.owned = True
-        """False while another monitor has the guest, or nobody knows who has it: then it must not run."""
+        self.disks = Disks(disks)
+        self._owned = True
         self.running = False
         self.console = Console(self)
         self.memory = PhysicalMemory(config.memory)
@@ -97,13 +102,15 @@ class VirtualMachine(Inspection):
         self.paging = ShadowPaging(self.memory, self.cpu, self.physical)
         self.vcpu = VirtualCpu(self.cpu, self.memory, self.paging, chosen.real_ring)
         self.clock = VirtualClock(self.cpu, exact=config.clock == "exact")
-        self.devices = IsaPc(self.clock, self.ram, self._output, self._exit, self._reset)
+        self.devices = IsaPc(
+            self.clock, self.ram, self._output, self._exit, self._reset, disks=self.disks.list
+        )
         self.vcpu.bus = self.devices
         self.monitor = Monitor(self.vcpu, chosen, self.devices, self.clock)
         self.monitor.before_entry = self._take_input
         self.pacer = Pacer(self.monitor, self.clock)
         self.config = MachineConfig(
-            config.memory, config.technique, config.clock, tuple(self.devices.devices)
+            config.memory, config.technique, config.clock, tuple(self.devices.devices), self.disks.config
         )
         self._closed = False
 
@@ -119,12 +126,14 @@ class VirtualMachine(Inspection):
         clock: str = "exact",
         append: str = "",
         modules: Iterable[str | Path | tuple[str | Path, str]] = (),
+        disks: Iterable[DiskFile | Path | str] = (),
     ) -> VirtualMachine:
         """A machine with a Multiboot kernel loaded, about to execute its first instruction.
 
         ``image`` is a file, or the name of an image that comes with the hypervisor. ``memory`` is in bytes,
-        ``append`` the kernel's command line, ``modules`` files, or pairs of file and command line. Raises
-        ImageError or UsageError.
+        ``append`` the kernel's command line, ``modules`` files, or pairs of file and command line,
+        ``disks`` up to two raw images (see ``devices.disk`` for what becomes of changes). Raises ImageError,
+        HostError or UsageError.
         """
         image = images.find(str(image))
         data = read_image(image)
@@ -133,8 +142,9 @@ class VirtualMachine(Inspection):
             path, words = module if isinstance(module, tuple) else (module, "")
             path = Path(path)
             loaded.append((f"{path.name} {words}".strip(), read_image(path)))
-        vm = cls(MachineConfig(memory, technique, clock))
+        vm = cls(MachineConfig(memory, technique, clock), disks)
         try:
+            vm.disks.hold()
             loader = Loader(vm.ram, vm.physical.regions())
             entry, information = loader.load(image.name, data, append, loaded)
             vm.enter_kernel(entry, information)
@@ -144,14 +154,18 @@ class VirtualMachine(Inspection):
         return vm
 
     @classmethod
-    def create(cls, config: MachineConfig) -> VirtualMachine:
-        """An empty machine, to be restored into."""
-        vm = cls(config)
-        if config.devices and config.devices != vm.config.devices:
+    def create(cls, config: MachineConfig, disks: Iterable[DiskFile | Path | str] = ()) -> VirtualMachine:
+        """An empty machine, to be restored into. ``disks`` name the images of those in ``config``."""
+        vm = cls(config, disks)
+        try:
+            if config.devices and config.devices != vm.config.devices:
+                raise StateError(
+                    f"the machine has devices {config.devices}, this monitor offers {vm.config.devices}"
+                )
+            vm.disks.check_config(config.disks)
+        except BaseException:
             vm.close()
-            raise StateError(
-                f"the machine has devices {config.devices}, this monitor offers {vm.config.devices}"
-            )
+            raise
         return vm
 
     def enter_kernel(self, entry: int, information: int) -> None:
@@ -176,14 +190,29 @@ class VirtualMachine(Inspection):
             self.pacer.close()
             if not self.running:
                 self.cpu.close()
+                self.disks.close()
 
-    def __enter__(self) -> VirtualMachine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def owned(self) -> bool:
+        """False while another monitor has the guest, or nobody knows who has it: then it must not run."""
+        return self._owned
+
+    @owned.setter
+    def owned(self, owned: bool) -> None:
+        self._owned = owned
+        if not owned:
+            self.disks.release()
+            return
+        with contextlib.suppress(HostError):  # a peer may be slow to let go of a disk: `run` tries again
+            self.disks.hold()
 
     # ---------------------------------------------------------------- running
 
@@ -199,6 +228,7 @@ class VirtualMachine(Inspection):
             raise UsageError("the machine is closed" if self._closed else "the machine is running already")
         if not self.owned:
             raise HypervisorError("this monitor does not own the guest: it may be running elsewhere")
+        self.disks.hold()
         limit = FOREVER if until is None else until
         if instructions is not None:
             limit = min(limit, self.instructions + instructions)
@@ -283,13 +313,16 @@ class VirtualMachine(Inspection):
             cpu=capture_cpu(self.vcpu),
             clock=ClockState(self.instructions, self.clock.skipped),
             devices=self.devices.state(),
+            disks=self.disks.states(),
         )
 
     def restore(self, state: MachineState) -> None:
         """Become the machine that ``state`` describes. ``ram`` was filled before; raises StateError, and then
-        nothing has changed."""
+        nothing has changed.
+        """
         self._check_fit(state)
         self.devices.restore(state.devices)
+        self.disks.load(state.disks)
         self.identity = state.identity
         self.epoch = state.epoch
         self.cpu.set_retired(state.clock.instructions)
@@ -308,6 +341,10 @@ class VirtualMachine(Inspection):
             if theirs != ours:
                 raise StateError(f"config.{field}: the state has {theirs!r}, this machine {ours!r}")
         check_cpu(state.cpu)
+        self.disks.check_config(state.config.disks)
+        # What a disk holds is sure only while nobody else may write to it.
+        self.disks.hold()
+        self.disks.check(state.disks)
 
     def snapshot(self) -> Snapshot:
         """A copy of everything, in memory."""
@@ -325,13 +362,16 @@ class VirtualMachine(Inspection):
 
     def digest(self) -> str:
         """One number for everything that a guest could ever observe: two machines with the same digest
-        cannot be told apart from inside. Which machine it is, and under which technique, is not part of it."""
+        cannot be told apart from inside. Which machine it is, and under which technique, is not part of it.
+        """
         state = self.capture()
         whole = hashlib.blake2b(digest_size=16)
         for part in (state.cpu, state.clock):
             whole.update(encode(part))
         for name in sorted(state.devices):
             whole.update(name.encode() + encode(state.devices[name]))
+        for disk in self.disks.list:
+            whole.update(disk.contents().encode())
         present = classify(self.ram)
         whole.update(present)
         for byte, bits in enumerate(present):
@@ -345,6 +385,7 @@ class VirtualMachine(Inspection):
         state = self.capture()
         parts = {"cpu": encode(state.cpu), "clock": encode(state.clock), "ram": bytes(self.ram)}
         parts.update({f"device {name}": encode(device) for name, device in state.devices.items()})
+        parts.update({f"disk {disk.index}": disk.contents().encode() for disk in self.disks.list})
         return {name: hashlib.blake2b(data, digest_size=8).hexdigest() for name, data in parts.items()}
 
 

@@ -33,7 +33,7 @@ from hypervisor.bench._programs import (
 )
 from hypervisor.ext.cpu import Cpu
 from hypervisor.ext.memory import PhysicalMemory
-from hypervisor.monitor.vcpu import CS, SS
+from hypervisor.hardware.x86 import CS, SS
 from hypervisor.techniques import Trap
 
 NX = 1 << 63

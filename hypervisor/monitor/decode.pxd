@@ -32,3 +32,6 @@ cdef class Decoder:
 
 
 cdef uint32_t CACHE_SIZE
+
+# What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
+cdef uint32_t CS, DS, D_BIG, ES, FS, GS, SS

@@ -12,7 +12,8 @@ from typing import Any
 import capstone
 from capstone import x86
 
-from hypervisor.monitor.vcpu import CS, D_BIG, DS, ES, FS, GS, SS, VirtualCpu
+from hypervisor.hardware.x86 import CS, D_BIG, DS, ES, FS, GS, SS
+from hypervisor.monitor.vcpu import VirtualCpu
 
 SEGMENTS = {
     x86.X86_REG_ES: ES,

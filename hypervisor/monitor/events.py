@@ -17,10 +17,7 @@ from hypervisor.hardware.faults import (
     GuestFault,
     TripleFault,
 )
-from hypervisor.monitor import tasks
-from hypervisor.monitor.segments import check_stack_segment
-from hypervisor.monitor.transfer import Stack, stack_base
-from hypervisor.monitor.vcpu import (
+from hypervisor.hardware.x86 import (
     CS,
     D_BIG,
     D_CODE,
@@ -38,9 +35,11 @@ from hypervisor.monitor.vcpu import (
     SS,
     TF,
     VM,
-    VirtualCpu,
-    descriptor_limit,
 )
+from hypervisor.monitor import tasks
+from hypervisor.monitor.segments import check_stack_segment
+from hypervisor.monitor.transfer import Stack, stack_base
+from hypervisor.monitor.vcpu import VirtualCpu, descriptor_limit
 
 TASK_GATE = 5
 GATES = {6: (2, True), 7: (2, False), 14: (4, True), 15: (4, False)}
@@ -75,7 +74,9 @@ def combine(first: int | None, fault: GuestFault) -> tuple[int, int]:
     return second, fault.error
 
 
-def deliver(v: VirtualCpu, vector: int, error: int | None, *, software: bool, following: int | None = None) -> None:
+def deliver(
+    v: VirtualCpu, vector: int, error: int | None, *, software: bool, following: int | None = None
+) -> None:
     """Enter the guest's handler. ``following`` is the EIP to return to where it is not the current one.
 
     Raises GuestFault if the guest's tables forbid it; then nothing has changed but memory below the
@@ -98,7 +99,9 @@ def deliver(v: VirtualCpu, vector: int, error: int | None, *, software: bool, fo
         tasks.switch(v, low >> 16, tasks.CALL, eip, error)
         return
     size, clears = GATES[kind]
-    enter_handler(v, low >> 16, low & 0xFFFF | (high & 0xFFFF0000 if size == 4 else 0), size, clears, eip, error)
+    enter_handler(
+        v, low >> 16, low & 0xFFFF | (high & 0xFFFF0000 if size == 4 else 0), size, clears, eip, error
+    )
 
 
 def enter_handler(
@@ -124,7 +127,9 @@ def enter_handler(
     if inner:
         ss, esp = tasks.inner_stack(v, dpl)
         stack_low, stack_high = check_stack_segment(v, ss, dpl, INVALID_TSS)
-        stack = Stack(v, stack_base(stack_low, stack_high), esp, 0xFFFFFFFF if stack_high & D_BIG else 0xFFFF, dpl == 3)
+        stack = Stack(
+            v, stack_base(stack_low, stack_high), esp, 0xFFFFFFFF if stack_high & D_BIG else 0xFFFF, dpl == 3
+        )
         if from_8086:
             for index in (GS, FS, DS, ES):
                 stack.push(size, v.segment(index)[0])

@@ -22,7 +22,7 @@ cdef class Monitor:
     cdef public bint pending
     cdef public long long near
     cdef public dict exits
-    @cython.locals(cpu=Cpu, clock=VirtualClock, handlers=list, code=uint32_t, fence="long long", retired="long long")
+    @cython.locals(cpu=Cpu, clock=VirtualClock, handlers=list, usual=bint, code=uint32_t, fence="long long", retired="long long")
     cpdef run(self, long long until=*)
     cpdef refresh(self)
     @cython.locals(cpu=Cpu, code=uint32_t)
@@ -43,3 +43,7 @@ cdef class Monitor:
 cdef long long NEVER_DUE
 cdef uint32_t FENCE
 cdef uint32_t PAGE_FAULT_EXIT
+cdef uint32_t GENERAL_PROTECTION_EXIT
+
+# What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
+cdef uint32_t ESP, SS, TF

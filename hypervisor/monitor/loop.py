@@ -33,12 +33,13 @@ from hypervisor.hardware.faults import (
     GuestStopped,
     TripleFault,
 )
+from hypervisor.hardware.x86 import ESP, SS, TF
 from hypervisor.monitor import events
 from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.decode import Decoder, Instruction
 from hypervisor.monitor.privileged import EMULATED
 from hypervisor.monitor.sites import Sites
-from hypervisor.monitor.vcpu import ESP, NEVER, SS, TF, VirtualCpu
+from hypervisor.monitor.vcpu import NEVER, VirtualCpu
 from hypervisor.techniques.base import Technique
 
 FOREVER = (1 << 63) - 1
@@ -49,6 +50,7 @@ LONGEST_SLEEP = 3600 * 10**9
 NEVER_DUE = FOREVER
 FENCE = EXIT_FENCE
 PAGE_FAULT_EXIT = EXIT_BASE + 0x4E
+GENERAL_PROTECTION_EXIT = EXIT_BASE + 0x4D
 
 VMEXIT = EXIT_BASE
 VMEXIT_EXCEPTION = VMEXIT + 0x40
@@ -165,6 +167,8 @@ class Monitor:
         """Run until ``until`` instructions have been retired since boot, or until something stops the guest."""
         cpu, clock = self.cpu, self.clock
         handlers = [self.exits.get(code, self.emulate) for code in CODES]
+        # By far the most frequent exit, if nobody has replaced its handler, is not looked up.
+        usual = self.exits.get(GENERAL_PROTECTION_EXIT) == self.emulate
         clock.start()
         self.refresh()
         try:
@@ -190,7 +194,10 @@ class Monitor:
                     self.idle()
                     continue
                 code = self.enter(fence)
-                handlers[code & 511]()
+                if usual and code == GENERAL_PROTECTION_EXIT:
+                    self.emulate()
+                else:
+                    handlers[code & 511]()
         except GuestStopped as why:
             return Stop("error", str(why))
         except TripleFault:

@@ -8,8 +8,9 @@ Before a device is accessed, ``v.now()`` brings virtual time up to date.
 from __future__ import annotations
 
 from hypervisor.hardware.faults import GENERAL_PROTECTION, GuestFault
+from hypervisor.hardware.x86 import DF, DS, EAX, ECX, EDI, EDX, ES, ESI
 from hypervisor.monitor.decode import Instruction
-from hypervisor.monitor.vcpu import DF, DS, EAX, ECX, EDI, EDX, ES, ESI, VirtualCpu
+from hypervisor.monitor.vcpu import VirtualCpu
 
 BITMAP_BASE = 0x66
 """Offset in the TSS of the word that says where the permission bitmap begins."""

@@ -16,20 +16,7 @@ from hypervisor.hardware.faults import (
     GuestFault,
     GuestStopped,
 )
-from hypervisor.monitor import events, ports, segments, transfer
-from hypervisor.monitor.cpuid import cpuid
-from hypervisor.monitor.decode import (
-    CONTROL,
-    GENERAL,
-    Handler,
-    Instruction,
-    is_memory,
-    load_operand,
-    operand_address,
-    store_general,
-)
-from hypervisor.monitor.decode import DEBUG as DEBUG_REGISTERS
-from hypervisor.monitor.vcpu import (
+from hypervisor.hardware.x86 import (
     CR0_BITS,
     CR0_CD,
     CR0_NW,
@@ -46,8 +33,21 @@ from hypervisor.monitor.vcpu import (
     VIF,
     VIP,
     VM,
-    VirtualCpu,
 )
+from hypervisor.monitor import events, ports, segments, transfer
+from hypervisor.monitor.cpuid import cpuid
+from hypervisor.monitor.decode import (
+    CONTROL,
+    GENERAL,
+    Handler,
+    Instruction,
+    is_memory,
+    load_operand,
+    operand_address,
+    store_general,
+)
+from hypervisor.monitor.decode import DEBUG as DEBUG_REGISTERS
+from hypervisor.monitor.vcpu import VirtualCpu
 
 CR4_TSD = 1 << 2
 CR4_BITS = 0x61C
@@ -403,7 +403,18 @@ EMULATED: dict[str, Handler] = {
     "outsw": ports.output_string,
     "outsd": ports.output_string,
     **dict.fromkeys(
-        ("sysenter", "sysexit", "sysexitl", "syscall", "sysret", "sysretl", "rsm", "rdtscp", "monitor", "mwait")
+        (
+            "sysenter",
+            "sysexit",
+            "sysexitl",
+            "syscall",
+            "sysret",
+            "sysretl",
+            "rsm",
+            "rdtscp",
+            "monitor",
+            "mwait",
+        )
         + ("vmrun", "vmmcall", "vmload", "vmsave", "stgi", "clgi", "skinit", "invlpga", "xsetbv", "xgetbv"),
         undefined,
     ),

@@ -10,3 +10,6 @@ cpdef tuple check_stack_segment(VirtualCpu v, uint32_t selector, uint32_t cpl, o
 cpdef load_any(VirtualCpu v, uint32_t index, uint32_t selector)
 @cython.locals(low=uint32_t, high=uint32_t)
 cpdef load_stack_segment(VirtualCpu v, uint32_t selector)
+
+# What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
+cdef uint32_t CS, DS, D_CODE, D_CONFORMING, D_PRESENT, D_READABLE, D_SEGMENT, D_WRITABLE, ESP, SS

@@ -14,8 +14,7 @@ from hypervisor.hardware.faults import (
     STACK_FAULT,
     GuestFault,
 )
-from hypervisor.monitor.decode import GENERAL, SEGMENTS, Instruction, effective_address, is_memory, store_general
-from hypervisor.monitor.vcpu import (
+from hypervisor.hardware.x86 import (
     CS,
     D_CODE,
     D_CONFORMING,
@@ -26,11 +25,16 @@ from hypervisor.monitor.vcpu import (
     DS,
     ESP,
     SS,
-    Hidden,
-    VirtualCpu,
-    descriptor_base,
-    descriptor_limit,
 )
+from hypervisor.monitor.decode import (
+    GENERAL,
+    SEGMENTS,
+    Instruction,
+    effective_address,
+    is_memory,
+    store_general,
+)
+from hypervisor.monitor.vcpu import Hidden, VirtualCpu, descriptor_base, descriptor_limit
 
 T_LDT = 2
 T_TSS = 9
@@ -57,7 +61,9 @@ def load_data_segment(v: VirtualCpu, index: int, selector: int) -> None:
     v.load_segment(index, selector, low, high)
 
 
-def check_stack_segment(v: VirtualCpu, selector: int, cpl: int, vector: int = GENERAL_PROTECTION) -> tuple[int, int]:
+def check_stack_segment(
+    v: VirtualCpu, selector: int, cpl: int, vector: int = GENERAL_PROTECTION
+) -> tuple[int, int]:
     """The descriptor of a stack segment for ``cpl``; faults with ``vector`` (#TS when a TSS named it)."""
     error = selector & 0xFFFC
     if error == 0:

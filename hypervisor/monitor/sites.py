@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import capstone
 
-from hypervisor.monitor.vcpu import CS, D_BIG, VirtualCpu
+from hypervisor.hardware.x86 import CS, D_BIG
+from hypervisor.monitor.vcpu import VirtualCpu
 from hypervisor.techniques.base import Technique
 
 

@@ -12,8 +12,7 @@ from hypervisor.hardware.faults import (
     SEGMENT_NOT_PRESENT,
     GuestFault,
 )
-from hypervisor.monitor.segments import T_BUSY, T_TSS, check_stack_segment, load_data_segment, load_local_table
-from hypervisor.monitor.vcpu import (
+from hypervisor.hardware.x86 import (
     CR0_TS,
     CS,
     D_CODE,
@@ -27,11 +26,15 @@ from hypervisor.monitor.vcpu import (
     NT,
     SS,
     VM,
-    Hidden,
-    VirtualCpu,
-    descriptor_base,
-    descriptor_limit,
 )
+from hypervisor.monitor.segments import (
+    T_BUSY,
+    T_TSS,
+    check_stack_segment,
+    load_data_segment,
+    load_local_table,
+)
+from hypervisor.monitor.vcpu import Hidden, VirtualCpu, descriptor_base, descriptor_limit
 
 JUMP, CALL, RETURN = range(3)
 
@@ -111,7 +114,10 @@ def switch(v: VirtualCpu, selector: int, source: int, following: int, error: int
         raise GuestFault(INVALID_TSS, v.tr.selector & 0xFFFC)
     base, limit, high = target(v, selector, source)
     image = v.read(base, MINIMUM_LIMIT + 1)
-    field = lambda at: int.from_bytes(image[at : at + 4], "little")  # noqa: E731
+
+    def field(at: int) -> int:
+        return int.from_bytes(image[at : at + 4], "little")
+
     flags = v.eflags
     save(v, following & 0xFFFFFFFF, flags & ~NT if source == RETURN else flags)
     if source != CALL:

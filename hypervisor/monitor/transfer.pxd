@@ -27,3 +27,8 @@ cpdef return_to(VirtualCpu v, Stack stack, uint32_t selector, uint32_t eip, uint
 @cython.locals(high=uint32_t, index=uint32_t)
 cpdef drop_inner_segments(VirtualCpu v)
 cpdef uint32_t stack_base(uint32_t low, uint32_t high) except? 0xdeadbeef
+
+# What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
+cdef uint32_t AC, CS, DF, DS, D_BIG, D_CODE, D_CONFORMING, D_PRESENT, D_SEGMENT, ES
+cdef uint32_t ESP, FS, GS, ID, IOPL, NT, SS, TF, VIF, VIP
+cdef uint32_t VM

@@ -12,10 +12,7 @@ from hypervisor.hardware.faults import (
     SEGMENT_NOT_PRESENT,
     GuestFault,
 )
-from hypervisor.monitor import tasks
-from hypervisor.monitor.decode import Instruction, effective_address, is_memory
-from hypervisor.monitor.segments import check_stack_segment
-from hypervisor.monitor.vcpu import (
+from hypervisor.hardware.x86 import (
     AC,
     CS,
     D_BIG,
@@ -38,9 +35,11 @@ from hypervisor.monitor.vcpu import (
     VIF,
     VIP,
     VM,
-    VirtualCpu,
-    descriptor_limit,
 )
+from hypervisor.monitor import tasks
+from hypervisor.monitor.decode import Instruction, effective_address, is_memory
+from hypervisor.monitor.segments import check_stack_segment
+from hypervisor.monitor.vcpu import VirtualCpu, descriptor_limit
 
 DONE = True
 """What a handler returns that has set EIP itself."""
@@ -351,8 +350,8 @@ def return_to_virtual_8086(v: VirtualCpu, stack: Stack, selector: int, eip: int,
     esp, ss, es, ds, fs, gs = (stack.pop(4) for _ in range(6))
     v.cpl = 3
     v.eflags = flags
-    for index, value in ((ES, es), (CS, selector), (SS, ss), (DS, ds), (FS, fs), (GS, gs)):
-        value &= 0xFFFF
+    for index, word in ((ES, es), (CS, selector), (SS, ss), (DS, ds), (FS, fs), (GS, gs)):
+        value = word & 0xFFFF
         v.cpu.set_segment(index, value, value << 4, 0xFFFF, 0xFB00 if index == CS else 0xF300)
     v.cpu.set_general(ESP, esp)
     v.cpu.set_eip(eip & 0xFFFF)

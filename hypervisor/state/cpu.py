@@ -7,7 +7,8 @@ technique can take it over.
 from __future__ import annotations
 
 from hypervisor.errors import StateError
-from hypervisor.monitor.vcpu import CR0_PE, CR0_PG, NEVER, NT, RF, TF, VM, Hidden, VirtualCpu
+from hypervisor.hardware.x86 import CR0_PE, CR0_PG, NT, RF, TF, VM
+from hypervisor.monitor.vcpu import NEVER, Hidden, VirtualCpu
 from hypervisor.state.model import CpuState, DescriptorTable, Segment
 
 UNUSABLE = 1 << 16
