@@ -74,13 +74,14 @@ class Reference:
 
     def check(self, vm: VirtualMachine) -> None:
         """Is ``vm`` what the twin was at the same count? The message names the parts that differ."""
-        if vm.digest() != self.digest[vm.instructions]:
-            raise AssertionError(difference(vm))
+        count = vm.instructions
+        if vm.digest() != self.digest[count]:
+            with boot() as twin:
+                parts = difference(vm, advance(twin, count))
+            raise AssertionError(f"at instruction {count:,} these differ from the twin's: {', '.join(parts)}")
 
 
-def difference(vm: VirtualMachine) -> str:
-    """Which parts of ``vm`` are not those of a twin at the same count."""
-    with boot() as twin:
-        theirs = advance(twin, vm.instructions).state_digest()
-    differ = [name for name, part in vm.state_digest().items() if part != theirs.get(name)]
-    return f"at instruction {vm.instructions:,} these differ from the twin's: {', '.join(differ)}"
+def difference(one: VirtualMachine, other: VirtualMachine) -> list[str]:
+    """Names of the parts in which two machines differ."""
+    ones, others = one.state_digest(), other.state_digest()
+    return [name for name in ones if ones[name] != others.get(name)]

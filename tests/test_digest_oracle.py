@@ -6,14 +6,15 @@ import functools
 import itertools
 import os
 import random
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from other_monitor import OtherMonitor
-from scripted_guest import LAST, TYPED, Reference, advance, boot, moments, straight
+from scripted_guest import LAST, MEMORY, TYPED, Reference, advance, boot, difference, moments, straight
 
 from hypervisor.machine import VirtualMachine
 from hypervisor.migration import Listener, send
@@ -220,6 +221,57 @@ def test_looking_at_a_guest_leaves_no_trace() -> None:
     with boot() as vm:
         assert set(TYPED) & set(range(LAST))
         reference().check(advance(vm, LAST, run))
+
+
+@pytest.mark.parametrize(
+    ("window", "special"),
+    [
+        ((260_000, 261_500), lambda vm, before: vm.vcpu.halted),
+        ((356_500, 356_600), lambda vm, before: vm.vcpu.cr2 != before["cr2"]),
+        ((2_584_500, 2_584_600), lambda vm, before: vm.vcpu.cr2 != before["cr2"]),
+        ((2_600_350, 2_600_450), lambda vm, before: vm.registers()["cpl"] != before["cpl"]),
+    ],
+    ids=["asleep", "in a page fault", "in a fault of ring 3", "between rings"],
+)
+def test_moments_at_which_the_cpu_holds_what_is_nowhere_else_are_no_exception(
+    window: tuple[int, int], special: Callable[[VirtualMachine, dict[str, int]], bool], tmp_path: Path
+) -> None:
+    """A halt, or an exception whose CR2 has not been read, lasts an instruction: random moments miss it."""
+    found = []
+    with boot() as vm:
+        before = advance(vm, window[0]).registers()
+        while vm.instructions < window[1] and len(found) < 3:
+            advance(vm, vm.instructions + 1)
+            if special(vm, before):
+                found.append(vm.snapshot())
+            before = vm.registers()
+        assert found, "nothing special happens here any more: look for other counts"
+        for snapshot in found:
+            with VirtualMachine.create(vm.config) as other, boot() as twin:
+                other.load_snapshot(snapshot)
+                start = other.instructions
+                for count in (start, start + 1, start + 2, start + 30, start + 20_000):
+                    assert difference(advance(other, count), advance(twin, count)) == []
+
+
+@pytest.mark.parametrize("code", [b"\xfb", b"\x8e\xd0", b"\x17"], ids=["STI", "MOV SS", "POP SS"])
+def test_an_interrupt_shadow_moves_with_the_guest(code: bytes, tmp_path: Path) -> None:
+    """Interrupts wait for one more instruction after these (SDM 3A, 6.8.1 and 6.8.3), wherever that runs."""
+    image, address, flags = tmp_path / "image", 0x100000, 0x10000
+    header = (0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF, address, address, 0, 0, address + 64)
+    table = struct.pack("<3QHI2x", 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 23, address + 32)
+    prologue = struct.pack("<BI", 0xBC, address + 0x1000)  # mov esp, ...
+    prologue += b"\x0f\x01\x15" + struct.pack("<I", address + 56)  # lgdt [...]
+    prologue += b"\x6a\x10\x58\x50"  # push 0x10; pop eax; push eax
+    image.write_bytes(struct.pack("<8I", *header) + table + prologue + code + b"\x90\x90\xeb\xfd")
+    with VirtualMachine.boot(image, memory=MEMORY) as vm, VirtualMachine.create(vm.config) as other:
+        vm.run(until=6)
+        assert vm.capture().cpu.interrupt_shadow
+        other.load_snapshot(vm.snapshot())
+        assert other.capture() == vm.capture()
+        for machine in (vm, other):
+            machine.run(instructions=1)
+            assert not machine.capture().cpu.interrupt_shadow
 
 
 @pytest.mark.soak
