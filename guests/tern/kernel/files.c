@@ -10,6 +10,7 @@ struct file {
     int references; /* descriptors; 0: unused */
     bool readable, writable, append;
     uint32_t offset;
+    struct lock lock; /* held while offset is in use, if that may take long */
     struct pipe *pipe; /* or else */
     struct node *node;
 };
@@ -205,6 +206,18 @@ uint32_t files_in_use(void)
 
 /* ---- use ---- */
 
+static void begin_use(struct file *f)
+{
+    if (f->node->fs->slow)
+        lock_acquire(&f->lock);
+}
+
+static void end_use(struct file *f)
+{
+    if (f->node->fs->slow)
+        lock_release(&f->lock);
+}
+
 /* Must hold, here and below: memory of the program has been approved of by space_prepare(). */
 int files_read(int descriptor, void *to, uint32_t size)
 {
@@ -214,9 +227,11 @@ int files_read(int descriptor, void *to, uint32_t size)
         return -E_BADFILE;
     if (f->pipe)
         return pipe_read(f->pipe, to, size);
+    begin_use(f);
     int n = f->node->fs->read(f->node->number, to, f->offset, size);
     if (n > 0)
         f->offset += n;
+    end_use(f);
     return n;
 }
 
@@ -228,16 +243,11 @@ int files_write(int descriptor, const void *from, uint32_t size)
         return -E_BADFILE;
     if (f->pipe)
         return pipe_write(f->pipe, from, size);
-    if (f->append) {
-        struct file_status s;
-        int error = node_status(f->node, &s);
-        if (error)
-            return error;
-        f->offset = s.size;
-    }
-    int n = f->node->fs->write(f->node->number, from, f->offset, size);
+    begin_use(f);
+    int n = f->node->fs->write(f->node->number, from, f->append ? AT_END : f->offset, size);
     if (n > 0)
         f->offset += n;
+    end_use(f);
     return n;
 }
 

@@ -166,17 +166,20 @@ struct lock {
 void lock_acquire(struct lock *lock);
 void lock_release(struct lock *lock);
 
+#define AT_END 0xffffffffu
+
 /* nodes.c: the tree of files, whatever they are kept in. */
 struct node;
 struct filesystem { /* files and directories have numbers; all give an error below 0 */
     const char *name;
     int root; /* number of its root directory */
+    bool slow; /* it may sleep: an open file is used by one process at a time */
     int (*status)(int file, struct file_status *status);
     int (*find)(int directory, const char *name);  /* number of the file; knows ".." and "." */
     int (*entry)(int directory, uint32_t *position, struct directory_entry *entry); /* 1; 0 at the end */
     int (*read)(int file, void *to, uint32_t offset, uint32_t size);
     /* From here on NULL if it cannot be written to. */
-    int (*write)(int file, const void *from, uint32_t offset, uint32_t size);
+    int (*write)(int file, const void *from, uint32_t offset, uint32_t size); /* offset may be AT_END */
     int (*truncate)(int file);
     int (*create)(int directory, const char *name, int type);
     int (*remove)(int directory, const char *name);
@@ -281,6 +284,29 @@ bool process_may_sleep(void);
 void sleep_ticks(uint32_t n);
 void wakeup(const void *channel);
 void switch_stack(uint32_t *save_esp, uint32_t esp); /* switch.S */
+
+/* disk.c: the first IDE disk. One command at a time: the caller holds a lock. */
+#define SECTOR_SIZE 512
+extern struct disk {
+    uint32_t sectors; /* 0: there is none */
+    uint32_t reads, writes, flushes;
+    char model[41];
+} disk;
+void disk_init(void);
+void disk_interrupt(void);
+int disk_read(uint32_t sector, uint32_t count, void *to);
+int disk_write(uint32_t sector, uint32_t count, const void *from);
+int disk_flush(void);
+
+/* ternfs.c: the file system on it. */
+extern const struct filesystem ternfs;
+void ternfs_mount(void);
+int ternfs_sync(void);
+struct disk_usage {
+    bool mounted;
+    uint32_t blocks, free_blocks, inodes, commits;
+};
+void ternfs_usage(struct disk_usage *usage);
 
 /* exec.c, syscall.c */
 int exec(struct process *process, const char *name, const char *arguments, uint32_t size);

@@ -33,6 +33,8 @@ void kernel_main(uint32_t magic, uint32_t boot_information)
     nodes_mount("dev", &devices_fs);
     nodes_mount("proc", &view_fs);
     timer_init();
+    disk_init();
+    ternfs_mount();
     process_init();
     process_idle();
 }

@@ -272,6 +272,7 @@ void process_exit(int status)
     struct process *init = find(1);
 
     if (current == init) {
+        ternfs_sync();
         kprintf("init exited with status %d", status);
         power_off(status > 0xff ? PANIC_STATUS : status);
     }

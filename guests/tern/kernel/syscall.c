@@ -232,7 +232,7 @@ static int sys_chdir(struct trap_frame *f)
 static int sys_sync(struct trap_frame *f)
 {
     (void)f;
-    return 0;
+    return ternfs_sync();
 }
 
 static int sys_setgroup(struct trap_frame *f)
@@ -264,6 +264,7 @@ static int sys_memory_info(struct trap_frame *f)
 
 static int sys_poweroff(struct trap_frame *f)
 {
+    ternfs_sync();
     power_off(f->ebx & 0xff);
 }
 

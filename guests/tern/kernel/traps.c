@@ -85,6 +85,8 @@ static void interrupt(int irq)
         timer_interrupt();
     else if (irq == 4)
         uart_interrupt();
+    else if (irq == 14)
+        disk_interrupt();
 }
 
 void trap(struct trap_frame *f)

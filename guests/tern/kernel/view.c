@@ -75,6 +75,20 @@ static void show_files(struct text *text)
     add(text, "open: %u\nnodes: %u\n", files_in_use(), nodes_in_use());
 }
 
+static void show_disk(struct text *text)
+{
+    struct disk_usage u;
+
+    ternfs_usage(&u);
+    if (disk.sectors == 0)
+        return;
+    add(text, "model: %s\nsectors: %u\nreads: %u\nwrites: %u\nflushes: %u\n", disk.model, disk.sectors,
+        disk.reads, disk.writes, disk.flushes);
+    if (u.mounted)
+        add(text, "blocks: %u\nfree: %u\ninodes: %u\ncommits: %u\n", u.blocks, u.free_blocks, u.inodes,
+            u.commits);
+}
+
 static void show_cpu(struct text *text)
 {
     add(text, "fpu: %s\n", fpu_kind());
@@ -85,7 +99,7 @@ static const struct {
     void (*show)(struct text *text);
 } subjects[] = {
     {"uptime", show_uptime}, {"memory", show_memory}, {"modules", show_modules},
-    {"cmdline", show_command_line}, {"cpu", show_cpu}, {"interrupts", show_interrupts}, {"mounts", show_mounts}, {"files", show_files},
+    {"cmdline", show_command_line}, {"cpu", show_cpu}, {"disk", show_disk}, {"interrupts", show_interrupts}, {"mounts", show_mounts}, {"files", show_files},
 };
 
 #define SUBJECTS (int)NELEMENTS(subjects)

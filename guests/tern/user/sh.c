@@ -159,6 +159,7 @@ static void run_programs(const struct pipeline *p)
 static const char *const help[] = {
     "cat [FILE ...]         print files",
     "cd [DIRECTORY]         where relative paths begin",
+    "churn [ROUNDS]         work for the disk: files that come and go, each round synced",
     "count [TIMES [MS]]     print 1, 2, 3 ... every MS milliseconds",
     "cp FROM TO             copy a file",
     "dice [ROLLS [SEED]]    throw dice; floating point that must come out the same",

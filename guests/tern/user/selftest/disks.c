@@ -7,7 +7,7 @@ static bool has_disk(void)
 {
     struct file_status s;
 
-    return stat("/disk/..", &s) == 0 && stat("/disk", &s) == 0 && s.links > 1;
+    return stat("/disk/..", &s) == 0 && stat("/disk", &s) == 0 && s.size > 0;
 }
 
 #define NEEDS_DISK        \
