@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hypervisor import images
 from hypervisor.cli.command import Command, Option
 from hypervisor.cli.terminal import Departure, attach
+from hypervisor.devices.image import parse_disk
 from hypervisor.errors import UsageError
 from hypervisor.migration.channel import parse_address
 from hypervisor.migration.destination import Listener
@@ -91,12 +92,12 @@ def _machine(options: argparse.Namespace, held: contextlib.ExitStack) -> Virtual
 
     show = machines.stderr_if_terminal()
     if options.load is not None:
-        return machines.load(options.load, options.technique, show)
+        return machines.load(options.load, options.technique, show, options.disk)
     if options.incoming is not None:
         # Open as long as the guest runs: a source that lost the last message asks here how it ended.
         listener = held.enter_context(Listener(options.incoming))
         print(f"hv: waiting for a guest at {listener.address}", file=sys.stderr, flush=True)
-        return machines.receive(listener, options.technique, show)
+        return machines.receive(listener, options.technique, show, options.disk)
     return VirtualMachine.boot(
         images.find(options.image),
         memory=options.memory,
@@ -104,6 +105,7 @@ def _machine(options: argparse.Namespace, held: contextlib.ExitStack) -> Virtual
         clock=options.clock,
         append=options.append,
         modules=options.module,
+        disks=options.disk,
     )
 
 
@@ -141,6 +143,14 @@ COMMAND = Command(
             "a multiboot module, with its command line; may be repeated",
             module,
             metavar="FILE[:TEXT]",
+            repeat=True,
+        ),
+        Option(
+            ("--disk",),
+            "an IDE disk: a raw image, which stays as it is unless ,persist is said; one or two. A guest that "
+            "was saved or comes from elsewhere needs the same again",
+            parse_disk,
+            metavar="FILE[,persist]",
             repeat=True,
         ),
         Option(

@@ -14,11 +14,13 @@ of the contents looks again only at the chunks written since the last time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from hypervisor.devices.image import CHUNK, SECTOR, DiskFile, Image
+from hypervisor.devices.image import CHUNK, SECTOR, DiskFile, Image, as_disk
 from hypervisor.errors import HostError, StateError, UsageError
 from hypervisor.state.model import CLUSTER, DiskConfig, DiskState
 
@@ -209,9 +211,9 @@ class Disk:
 class Disks:
     """All disks of a machine, in the order of the drives."""
 
-    def __init__(self, files: Iterable[DiskFile]) -> None:
-        """Opens the images; raises HostError or UsageError."""
-        self.files = tuple(files)
+    def __init__(self, files: Iterable[DiskFile | Path | str]) -> None:
+        """Opens the images; a string is ``FILE`` or ``FILE,persist``. Raises HostError or UsageError."""
+        self.files = tuple(as_disk(file) for file in files)
         """What the user named."""
         self.list: list[Disk] = []
         if len(self.files) > DISKS_MAX:
@@ -237,6 +239,17 @@ class Disks:
         """Another monitor may own the guest now."""
         for disk in self.list:
             disk.image.release()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let another machine of ours take the images; if it fails, take them back."""
+        self.release()
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(HostError):  # then ``run`` will say so
+                self.hold()
+            raise
 
     @property
     def config(self) -> tuple[DiskConfig, ...]:

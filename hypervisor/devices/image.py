@@ -46,6 +46,13 @@ def parse_disk(text: str) -> DiskFile:
     return DiskFile(Path(path), persistent=path != text)
 
 
+def as_disk(file: DiskFile | Path | str) -> DiskFile:
+    """What a user says about a disk, in any of its forms."""
+    if isinstance(file, DiskFile):
+        return file
+    return parse_disk(file) if isinstance(file, str) else DiskFile(file)
+
+
 class Image:
     """An open image. Reading and writing raise OSError, everything else HostError."""
 

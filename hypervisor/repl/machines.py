@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
@@ -14,6 +14,7 @@ from hypervisor.state import files
 from hypervisor.state.model import MachineConfig
 
 if TYPE_CHECKING:
+    from hypervisor.devices.image import DiskFile
     from hypervisor.machine import VirtualMachine
     from hypervisor.migration.destination import Listener
 
@@ -22,9 +23,13 @@ Advance = Callable[[int, int], object]
 
 
 def load(
-    path: str | os.PathLike[str], technique: str | None = None, show: TextIO | None = None
+    path: str | os.PathLike[str],
+    technique: str | None = None,
+    show: TextIO | None = None,
+    disks: Sequence[DiskFile] = (),
 ) -> VirtualMachine:
-    """The guest in a file, stopped. ``technique`` may be another than the one it was saved under.
+    """The guest in a file, stopped. ``technique`` may be another than the one it was saved under, ``disks``
+    must hold what its disks held.
 
     Raises:
         StateError, HostError: the file is no good; no machine was made.
@@ -33,7 +38,7 @@ def load(
 
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - opening the CPU's library takes time
 
-    vm = VirtualMachine.create(under(saved.state.config, technique))
+    vm = VirtualMachine.create(under(saved.state.config, technique), disks)
     try:
         with progress("loading", show) as advance:
             saved.fill(vm.ram, progress=advance)
@@ -44,12 +49,17 @@ def load(
     return vm
 
 
-def receive(listener: Listener, technique: str | None = None, show: TextIO | None = None) -> VirtualMachine:
+def receive(
+    listener: Listener,
+    technique: str | None = None,
+    show: TextIO | None = None,
+    disks: Sequence[DiskFile] = (),
+) -> VirtualMachine:
     """The guest that the next monitor to connect sends, stopped and ours."""
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415
 
     def make(config: MachineConfig) -> VirtualMachine:
-        return VirtualMachine.create(under(config, technique))
+        return VirtualMachine.create(under(config, technique), disks)
 
     with progress("receiving", show) as advance:
         return listener.receive(make, progress=advance)

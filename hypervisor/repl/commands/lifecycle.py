@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from typing import TYPE_CHECKING, Annotated
 
 from hypervisor.errors import UsageError
 from hypervisor.migration.protocol import Departure
@@ -13,6 +14,9 @@ from hypervisor.repl.kinds import HostPort, Path, Word, choice
 from hypervisor.repl.prompt import Prompt
 from hypervisor.repl.registry import command
 from hypervisor.state import files
+
+if TYPE_CHECKING:
+    from hypervisor.devices.image import DiskFile
 
 Force = Annotated[str, choice("force", "force")]
 
@@ -33,6 +37,9 @@ def info(prompt: Prompt) -> str:
         "technique": config.technique,
         "clock": config.clock,
     }
+    for disk in config.disks:
+        mode = ", persistent" if disk.persistent else ""
+        lines[f"disk {config.disks.index(disk)}"] = f"{disk.name}, {disk.sectors:,} sectors{mode}"
     if session.running:
         lines["state"] = "running"
     else:
@@ -88,12 +95,16 @@ def save(prompt: Prompt, path: Path) -> str:
 def load(prompt: Prompt, path: Path) -> str:
     """Resume the guest in FILE in place of this one, which ends.
 
-    Nothing happens to this one before the whole file has been checked.
+    Nothing happens to this one before the whole file has been checked. It must have had the same disks.
     """
     session = prompt.session
-    if session.present:
-        session.stopped_vm  # noqa: B018 - complain before reading the file, not after
-    vm = machines.load(path, show=prompt.terminal)
+    with contextlib.ExitStack() as held:
+        disks: tuple[DiskFile, ...] = ()
+        if session.present:
+            old = session.stopped_vm  # complains before the file is read, not after
+            held.enter_context(old.disks.lent())
+            disks = old.disks.files
+        vm = machines.load(path, show=prompt.terminal, disks=disks)
     session.replace(vm)
     return f"{path}: at instruction {vm.instructions:,}"
 
