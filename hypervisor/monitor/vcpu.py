@@ -134,8 +134,11 @@ class VirtualCpu:
         return self.cpl <= (self.flags >> 12 & 3)
 
     def set_interrupts(self, on: bool) -> None:
-        # IF as a number: a name would be a Python object where this is compiled.
-        self.flags = self.flags | 0x200 if on else self.flags & 0xFFFFFDFF
+        # IF as a number: its name would be a Python object where this is compiled.
+        if on:
+            self.flags |= 0x200
+        else:
+            self.flags &= ~0x200
 
     @property
     def virtual_8086(self) -> bool:
