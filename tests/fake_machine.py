@@ -11,6 +11,7 @@ import time
 from types import SimpleNamespace
 from typing import NamedTuple
 
+from hypervisor.devices.disk import Disks
 from hypervisor.errors import AddressError
 from hypervisor.state.model import MachineConfig
 
@@ -43,6 +44,7 @@ class FakeMachine:
         self.closed = False
         self.entered = threading.Event()
         self.ram = bytearray(range(256)) * 4096
+        self.disks = Disks(())
         self._stop = False
 
     def run(self, *, instructions=None, until=None):

@@ -16,7 +16,7 @@ from pathlib import Path
 from hypervisor.devices.ata import Backend
 from hypervisor.devices.isa_pc import IsaPc
 
-SOURCE = Path(__file__).parent / "data" / "port_script.S"
+DATA = Path(__file__).parent / "data"
 MEMORY = 32 << 20
 NO_INTERRUPT = 0xFFFFFFFF
 MISSING = next(
@@ -152,10 +152,10 @@ def play_here(script: list[Step], machine: Recorder | None = None, instruction_t
     return results
 
 
-def build_kernel(directory: Path) -> Path:
-    kernel = directory / "port_script.elf"
-    made = directory / "port_script.o"
-    subprocess.run(["gcc", "-m32", "-c", SOURCE, "-o", made], check=True)
+def build_kernel(directory: Path, name: str = "port_script") -> Path:
+    """Assemble one of the kernels in data/."""
+    kernel, made = directory / f"{name}.elf", directory / f"{name}.o"
+    subprocess.run(["gcc", "-m32", "-c", DATA / f"{name}.S", "-o", made], check=True)
     link = ["ld", "-m", "elf_i386", "-N", "--no-warn-rwx-segments", "--build-id=none", "-Ttext=0x100000"]
     subprocess.run([*link, "-e", "_start", made, "-o", kernel], check=True)
     return kernel

@@ -73,6 +73,22 @@ class Bus:
             for i in range(size):
                 device.write(offset + i, 1, (value >> (8 * i)) & 0xFF)
 
+    def burst(self, port: int, size: int, *, to_guest: bool) -> int:
+        """How many accesses to this port would only move data: see ``Device.burst``."""
+        claim = self._claims.get(port)
+        if claim is None or claim[3] is not Width.NATIVE:
+            return 0
+        return claim[0].burst(claim[1], size, to_guest=to_guest)
+
+    def read_burst(self, port: int, size: int) -> bytes:
+        """The data of that many accesses, ``size`` bytes in all."""
+        device, offset, _, _ = self._claims[port]
+        return device.read_burst(offset, size)
+
+    def write_burst(self, port: int, data: bytes) -> None:
+        device, offset, _, _ = self._claims[port]
+        device.write_burst(offset, data)
+
     def _read_loose(self, port: int, size: int) -> int:
         if size == 4:
             return ONES[4]

@@ -82,6 +82,20 @@ class Device(Registers):
         """Store ``size`` (1, 2 or 4) bytes at ``offset``."""
         raise NotImplementedError
 
+    def burst(self, offset: int, size: int, *, to_guest: bool) -> int:
+        """How many accesses of this kind would do nothing but move data, just now: no line changes, and no
+        deadline. A device without such a thing as a data buffer has none.
+        """
+        return 0
+
+    def read_burst(self, offset: int, size: int) -> bytes:
+        """``size`` bytes, no more than ``burst`` said."""
+        raise NotImplementedError
+
+    def write_burst(self, offset: int, data: bytes) -> None:
+        """So many bytes, no more than ``burst`` said."""
+        raise NotImplementedError
+
     def next_deadline(self) -> int | None:
         """Virtual time of the next event of its own that something outside may notice."""
         return None

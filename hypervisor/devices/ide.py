@@ -149,6 +149,20 @@ class Ide(Device):
         values = (drive.error, drive.count & 0xFF, drive.sector, drive.cylinder_low, drive.cylinder_high)
         return values[offset - FEATURE]
 
+    def burst(self, offset: int, size: int, *, to_guest: bool) -> int:
+        """All of the sectors in the buffer but their last access, which is the drive's cue."""
+        self.advance(self._clock.now)
+        if offset != DATA or size == 1 or self.due is not None:
+            return 0
+        left = self._drives[self.selected].movable(to_guest=to_guest)
+        return max(0, (left - 1) // size)
+
+    def read_burst(self, offset: int, size: int) -> bytes:
+        return self._drives[self.selected].take(size)
+
+    def write_burst(self, offset: int, data: bytes) -> None:
+        self._drives[self.selected].put(data)
+
     def write(self, offset: int, size: int, value: int) -> None:
         self.advance(self._clock.now)
         drive = self._drives[self.selected]

@@ -148,6 +148,18 @@ class IsaPc:
         """OUT of ``size`` (1, 2 or 4) bytes to ``port``."""
         self.bus.write(port, size, value)
 
+    def burst(self, port: int, size: int, *, to_guest: bool) -> int:
+        """How many INs or OUTs to this port would only move data, so that they can be done together."""
+        return self.bus.burst(port, size, to_guest=to_guest)
+
+    def read_burst(self, port: int, size: int) -> bytes:
+        """As many INs as make ``size`` bytes."""
+        return self.bus.read_burst(port, size)
+
+    def write_burst(self, port: int, data: bytes) -> None:
+        """As many OUTs as make up ``data``."""
+        self.bus.write_burst(port, data)
+
     def acknowledge(self) -> int:
         """The CPU takes the interrupt: its vector."""
         return self.pic.acknowledge()

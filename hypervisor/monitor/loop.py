@@ -193,6 +193,7 @@ class Monitor:
                 if self.v.halted:
                     self.idle()
                     continue
+                self.v.fence = fence
                 code = self.enter(fence)
                 if usual and code == GENERAL_PROTECTION_EXIT:
                     self.emulate()

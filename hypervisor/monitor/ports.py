@@ -1,16 +1,18 @@
 """Port input and output, with the permission checks that the emulated CPU leaves out.
 
 IOPL and the TSS's permission bitmap: Intel SDM 1, 18.5. String instructions do one element a time and
-stay at their own address while ECX is not 0, so that an interrupt may come between two elements.
+stay at their own address while ECX is not 0, so that an interrupt may come between two elements. Where
+nothing could come between, many are done at once: see ``burst``.
 Before a device is accessed, ``v.now()`` brings virtual time up to date.
 """
 
 from __future__ import annotations
 
 from hypervisor.hardware.faults import GENERAL_PROTECTION, GuestFault
-from hypervisor.hardware.x86 import DF, DS, EAX, ECX, EDI, EDX, ES, ESI
+from hypervisor.hardware.x86 import DF, DS, EAX, ECX, EDI, EDX, ES, ESI, TF, VM
 from hypervisor.monitor.decode import Instruction
 from hypervisor.monitor.vcpu import VirtualCpu
+from hypervisor.paging.physical import NOWHERE
 
 BITMAP_BASE = 0x66
 """Offset in the TSS of the word that says where the permission bitmap begins."""
@@ -83,6 +85,46 @@ def exhausted(v: VirtualCpu, i: Instruction) -> bool:
     return i.repeat and v.cpu.general(ECX) & mask == 0
 
 
+def burst(v: VirtualCpu, i: Instruction, gva: int, size: int, left: int, *, to_guest: bool) -> int:
+    """How many elements of a REP instruction can be done at once so that nobody can tell; 0 or 1: just one.
+
+    Each element is an instruction of virtual time, and between two of them the loop would look for
+    interrupts, deadlines and limits. So they may be done together if nothing that it could find comes up:
+
+    * all of them fit before the fence (``v.fence``), which is the earliest count at which a deadline, an
+      interrupt or the run's limit is due. A burst that is cut there leaves the same registers as that
+      many single elements, and its rest begins like any other instruction;
+    * the device's part of them is nothing but data: no line moves, no deadline changes. The device says
+      how many such there are; the last element of a sector, which starts the next, never is one;
+    * they stay within one page, which is resolved once (and gets its Accessed and Dirty bits with the
+      first element anyway), and which is not the one that the instruction is in, for a single element
+      would be fetched again after each store;
+    * permission and trap flag cannot change meanwhile: no bitmap is in play, TF is clear.
+    """
+    if not i.repeat or i.address_size != 4 or v.eflags & (DF | TF | VM) or v.cpl > v.iopl:
+        return 0
+    room = min(v.fence - v.cpu.get_retired(), left, (4096 - (gva & 0xFFF)) // size)
+    if room < 2:
+        return 0
+    frame = v.paging.host_address(gva, to_guest, v.user) >> 12
+    if frame == NOWHERE >> 12:
+        return 0
+    first = v.cpu.linear_eip()
+    for code in (first, first + i.size - 1):
+        if v.paging.host_address(code & 0xFFFFFFFF, False, v.user) >> 12 == frame:
+            return 0
+    return min(room, v.bus.burst(v.cpu.general(EDX) & 0xFFFF, size, to_guest=to_guest))
+
+
+def skip(v: VirtualCpu, register: int, size: int, count: int) -> bool | None:
+    """So many elements are done, forwards: the last of them is counted by the caller, as always."""
+    v.cpu.set_general(register, v.cpu.general(register) + count * size & 0xFFFFFFFF)
+    left = v.cpu.general(ECX) - count
+    v.cpu.set_general(ECX, left)
+    v.cpu.set_retired(v.cpu.get_retired() + count - 1)
+    return True if left else None
+
+
 def input_string(v: VirtualCpu, i: Instruction) -> bool | None:
     """INS and REP INS: from port DX to ES:EDI. The store is checked before the port is read."""
     size = SIZES[i.name[-1]]
@@ -95,6 +137,10 @@ def input_string(v: VirtualCpu, i: Instruction) -> bool | None:
     for offset in (0, size - 1):
         v.paging.host_address(gva + offset & 0xFFFFFFFF, True, v.user)
     v.now()
+    count = burst(v, i, gva, size, v.cpu.general(ECX), to_guest=True)
+    if count > 1:
+        v.memory.write(v.paging.host_address(gva, True, v.user), v.bus.read_burst(port, count * size))
+        return skip(v, EDI, size, count)
     v.store(gva, size, v.bus.read_port(port, size), v.user)
     step_index(v, i, EDI, size)
     return True if i.repeat and repeats(v, i) else None
@@ -109,8 +155,13 @@ def output_string(v: VirtualCpu, i: Instruction) -> bool | None:
         return None
     mask = 0xFFFF if i.address_size == 2 else 0xFFFFFFFF
     segment = DS if i.segment_override is None else i.segment_override
-    value = v.load(v.linear(segment, v.cpu.general(ESI) & mask), size, v.user)
+    gva = v.linear(segment, v.cpu.general(ESI) & mask)
+    value = v.load(gva, size, v.user)
     v.now()
+    count = burst(v, i, gva, size, v.cpu.general(ECX), to_guest=False)
+    if count > 1:
+        v.bus.write_burst(port, v.memory.read(v.paging.host_address(gva, False, v.user), count * size))
+        return skip(v, ESI, size, count)
     v.bus.write_port(port, size, value)
     step_index(v, i, ESI, size)
     return True if i.repeat and repeats(v, i) else None

@@ -22,6 +22,7 @@ cdef class VirtualCpu:
     cdef public uint32_t cpl
     cdef public uint32_t flags
     cdef public long long shadow_at
+    cdef public long long fence
     cdef public bint halted
     cdef public uint32_t cr0
     cdef public uint32_t cr2

@@ -76,6 +76,12 @@ class Ports(Protocol):
 
     def write_port(self, port: int, size: int, value: int) -> None: ...
 
+    def burst(self, port: int, size: int, *, to_guest: bool) -> int: ...
+
+    def read_burst(self, port: int, size: int) -> bytes: ...
+
+    def write_burst(self, port: int, data: bytes) -> None: ...
+
 
 class VirtualCpu:
     """One virtual CPU on one emulated one. ``bus`` and ``now`` (virtual time in ns) connect it to its machine."""
@@ -95,6 +101,8 @@ class VirtualCpu:
         """The VIRTUAL bits of EFLAGS."""
         self.shadow_at = NEVER
         """Count of retired instructions at which interrupts wait for one more (after STI, MOV SS)."""
+        self.fence = 0
+        """Count of retired instructions that must not be passed without a look around (see ``Monitor.run``)."""
         self.halted = False
         self.cr0 = CR0_ET
         self.cr2 = 0
