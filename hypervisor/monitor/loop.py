@@ -226,6 +226,10 @@ class Monitor:
             self.near = fence
         code = self.step()
         if self.v.paging.loans and code != PAGE_FAULT_EXIT:
+            if code == EXIT_SCAN:
+                # While the page is still there.
+                self.on_scan()
+                code = STEPPED
             self.v.paging.return_loans()
         return code
 

@@ -12,6 +12,7 @@ cdef class ShadowPaging:
     cdef public PhysicalMap physical
     cdef public GuestTables guest
     cdef public bytearray code
+    cdef public bytearray inspected
     cdef public list loans
     cdef public uint64_t fills
     cdef public uint64_t root
@@ -23,6 +24,6 @@ cdef class ShadowPaging:
     @cython.locals(page=Translation, slot=uint64_t, entry=uint64_t, hpa="long long", frame=uint32_t)
     cpdef fault(self, uint32_t gva, bint write, bint user, bint fetch, uint32_t eip)
     @cython.locals(old=uint64_t)
-    cpdef fill(self, uint64_t slot, uint64_t entry, Translation page, bint write)
+    cpdef fill(self, uint64_t slot, uint64_t entry, Translation page, bint write, bint fetch)
     @cython.locals(page=Translation, hpa="long long")
     cpdef long long host_address(self, uint32_t gva, bint write, bint user) except? -2

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from hypervisor.ext.cpu import ONES, POOL, SINK, Cpu
 from hypervisor.ext.memory import MONITOR_SIZE, PhysicalMemory
+from hypervisor.hardware import untranslatable
+from hypervisor.hardware.faults import INVALID_OPCODE, GuestFault
 from hypervisor.paging.physical import NOWHERE, RAM_BASE, PhysicalMap
 from hypervisor.paging.walk import PRESENT, USER, WRITABLE, GuestTables, Translation
 
@@ -30,6 +32,9 @@ NX = 1 << 63
 ADDRESS = 0x000FFFFFFFFFF000
 LINK = 0x7
 """Rights in the upper levels: everything; the last level decides."""
+
+INSPECTED, HARMFUL, ENDS_HARMFUL = 1, 2, 4
+"""What is known of a code frame: it was inspected; it holds, or may end with, an untranslatable instruction."""
 
 
 class ShadowPaging:
@@ -42,8 +47,10 @@ class ShadowPaging:
         self.guest = GuestTables(memory, physical)
         self.code = bytearray(physical.size >> 12)
         """For each guest frame: is it code?"""
-        self.loans: list[tuple[int, int]] = []
-        """Pages lent for one instruction: (linear address, the entry to put back)."""
+        self.inspected = bytearray(physical.size >> 12)
+        """For each code frame: INSPECTED, and what was found in it; 0 if it may have changed."""
+        self.loans: list[tuple[int, int, bool]] = []
+        """Pages lent for one instruction: (linear address, the entry to put back, is it lent to be written?)."""
         self.fills = 0
         self.root = POOL
         self.directories = [POOL + 0x1000 * (i + 1) for i in range(4)]
@@ -124,17 +131,23 @@ class ShadowPaging:
         frame = page.gpa >> 12
         if fetch:
             self.make_code(frame)
+            if not self.translatable(gva, frame):
+                self.lend(gva, slot, entry, entry | NX)
+                self.check_instruction(eip)
+                return
         elif write and self.code[frame]:
             if self.executes_from(frame, eip):
-                self.lend(gva, slot, entry | WRITABLE, entry)
+                self.inspected[frame] = 0
+                self.lend(gva, slot, entry | WRITABLE, entry | NX, written=True)
                 return
             self.make_data(frame)
-        self.fill(slot, entry, page, write)
+        self.fill(slot, entry, page, write, fetch)
 
-    def fill(self, slot: int, entry: int, page: Translation, write: bool) -> None:
+    def fill(self, slot: int, entry: int, page: Translation, write: bool, fetch: bool) -> None:
         """Write a last-level entry for RAM: as much as the guest's tables and the frame's use allow."""
-        if not self.code[page.gpa >> 12]:
+        if not fetch:
             entry |= NX
+        if not self.code[page.gpa >> 12]:
             if page.writable and page.dirty:
                 entry |= WRITABLE
             elif write:
@@ -180,6 +193,7 @@ class ShadowPaging:
         """This guest frame is about to be stored to: forget what was translated from it."""
         if self.code[frame]:
             self.code[frame] = 0
+            self.inspected[frame] = 0
             hpa = RAM_BASE + (frame << 12)
             self.memory.rewrite_mappings(self.root, hpa, 0, NX)
             self.cpu.forget_frame(hpa)
@@ -187,22 +201,75 @@ class ShadowPaging:
     def forget_code(self) -> None:
         """All of RAM may have changed: drop everything that was derived from it."""
         self.code[:] = bytes(len(self.code))
+        self.inspected[:] = bytes(len(self.inspected))
         self.drop()
         self.cpu.forget_all()
 
+    # ---------------------------------------------------------------- code that must not be translated
+
+    def translatable(self, gva: int, frame: int) -> bool:
+        """May the CPU translate blocks from this frame at ``gva``? If not, each instruction runs alone."""
+        found = self.inspected[frame]
+        if not found:
+            found = self.inspected[frame] = self.inspect(frame)
+        if found & HARMFUL:
+            return False
+        before = self.code_at(gva - 0x1000)
+        if before >= 0 and self.inspected[before] & ENDS_HARMFUL and self.harmful_seam(before, frame):
+            return False
+        if found & ENDS_HARMFUL:
+            following = self.code_at(gva + 0x1000)
+            return following < 0 or not self.harmful_seam(frame, following)
+        return True
+
+    def inspect(self, frame: int) -> int:
+        code = self.memory.read(RAM_BASE + (frame << 12), 4096)
+        found = INSPECTED
+        if untranslatable.contained(code):
+            found |= HARMFUL
+        if untranslatable.may_begin(code[-untranslatable.LONGEST :]):
+            found |= ENDS_HARMFUL
+        return found
+
+    def code_at(self, gva: int) -> int:
+        """The guest frame that may be executed at ``gva``, or -1."""
+        entry = self.memory.shadow_entry(self.root, gva & 0xFFFFFFFF)
+        hpa = entry & ADDRESS
+        return (hpa - RAM_BASE) >> 12 if entry & (PRESENT | NX) == PRESENT and hpa >= RAM_BASE else -1
+
+    def harmful_seam(self, first: int, second: int) -> bool:
+        """Does such an instruction cross from the end of one frame to the beginning of another?"""
+        size = untranslatable.LONGEST
+        tail = self.memory.read(RAM_BASE + (first + 1 << 12) - size, size)
+        return untranslatable.contained(tail + self.memory.read(RAM_BASE + (second << 12), size))
+
+    def check_instruction(self, eip: int) -> None:
+        """The instruction at ``eip`` is about to run alone: raise the #UD that the CPU forgets."""
+        code = b"".join(
+            self.memory.fetch(self.root, eip + at & 0xFFFFFFFF).to_bytes(8, "little") for at in (0, 8)
+        )
+        if untranslatable.begins(code[: untranslatable.LONGEST]):
+            raise GuestFault(INVALID_OPCODE)
+
     # ---------------------------------------------------------------- loans
 
-    def lend(self, gva: int, slot: int, entry: int, after: int) -> None:
-        """Map ``gva`` by ``entry`` until the current instruction is over, then by ``after``."""
+    def lend(self, gva: int, slot: int, entry: int, after: int, *, written: bool = False) -> None:
+        """Map ``gva`` by ``entry`` until the current instruction is over, then by ``after``.
+
+        ``written`` says that the frame is code, and may be other code after that.
+        """
         self.memory.store64(slot, entry)
-        self.loans.append((gva, after))
-        self.cpu.set_lent(True)
+        self.loans.append((gva, after, written))
+        if entry & WRITABLE:
+            self.cpu.set_lent(True)
         self.cpu.flush_tlb()
 
     def return_loans(self) -> None:
-        for gva, after in self.loans:
+        for gva, after, written in reversed(self.loans):
             if gva >> 21 in self.tables:
                 self.memory.store64(self.slot(gva), after)
+            if written:
+                self.memory.rewrite_mappings(self.root, after & ADDRESS, 0, NX)
         self.loans.clear()
         self.cpu.set_lent(False)
         self.cpu.flush_tlb()
@@ -224,7 +291,7 @@ class ShadowPaging:
             self.make_data(page.gpa >> 12)
         if page.large:
             self.large.add(gva >> 22)
-        self.fill(self.slot(gva), hpa | PRESENT | (USER if page.user else 0), page, write)
+        self.fill(self.slot(gva), hpa | PRESENT | (USER if page.user else 0), page, write, False)
         return hpa + (gva & 0xFFF)
 
     def about_to_write(self, gpa: int, size: int) -> None:
