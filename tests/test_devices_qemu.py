@@ -150,7 +150,7 @@ def test_the_same_interrupts_are_taken_in_the_same_order(kernel, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_uart_reads_the_same_under_random_programming(kernel, seed):
     rng = random.Random(f"uart {seed}")
-    script: list[Step] = []
+    script: list[Step] = [*QUIET_TIMER, *BOTH_PICS_AT_0X20]
     for _ in range(800):
         offset = rng.randrange(8)
         port = 0x3F8 + offset
@@ -167,7 +167,8 @@ def test_the_uart_reads_the_same_under_random_programming(kernel, seed):
             script.append(write(port, rng.choice((*special.get(offset, ()), rng.randrange(256)))))
         if rng.random() < 0.1:
             script.append(read(0x20))
-    compare(kernel, script)
+    here, there = play_with_time(kernel, script)  # what was received times out after four characters
+    assert differences(script, here, there) == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -195,7 +196,7 @@ def test_the_keyboard_controller_answers_the_same_under_random_programming(kerne
         0xFF,
         0xF1,
     )
-    script: list[Step] = []
+    script: list[Step] = [*QUIET_TIMER, *BOTH_PICS_AT_0X20]
     for _ in range(600):
         kind = rng.random()
         if kind < 0.4:
