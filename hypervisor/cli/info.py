@@ -16,7 +16,7 @@ from hypervisor.cli.command import Command
 from hypervisor.errors import HypervisorError
 from hypervisor.state.model import MachineConfig
 
-LIBRARIES = ("unicorn", "capstone", "msgspec", "zstandard", "prompt_toolkit", "rich")
+LIBRARIES = ("unicorn", "capstone", "msgspec", "prompt_toolkit", "rich")
 
 
 def run(options: argparse.Namespace) -> int:
