@@ -13,17 +13,21 @@ import re
 import struct
 import subprocess
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tern_disk import SECTOR, Write, assert_churned, drive, ternfs, writes
-from tern_guest import qemu_command, run_on_qemu
-from test_tern_selftest import SESSION, assert_passed
+from tern_guest import build, qemu_command, run_on_qemu
+from test_tern_selftest import SESSION, WITH_DISK, assert_passed
+
+from hypervisor.devices.image import DiskFile
+from hypervisor.machine import VirtualMachine
 
 PLUGS = int(os.environ.get("TERN_PLUGS", "12"))
-"""How often the plug is pulled on QEMU."""
+"""How often the plug is pulled on QEMU, three times each."""
+STOPS = int(os.environ.get("TERN_STOPS", "25"))
+"""How often it is pulled here."""
 
 
 def small() -> ternfs.Disk:
@@ -107,7 +111,7 @@ def test_the_machine_may_end_with_its_shell(image: Path) -> None:
 def test_selftest_passes_with_a_disk(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(ternfs.Disk.make(1024, 64).data)
-    assert_passed(run_on_qemu(SESSION, "quiet", *drive(path)), Counter({"skipped: no fxsr option": 1}))
+    assert_passed(run_on_qemu(SESSION, "quiet", *drive(path)), WITH_DISK)
     disk = ternfs.Disk(path.read_bytes())
     disk.replay()
     assert (disk.check(), disk.files()) == ([], {})
@@ -173,6 +177,24 @@ def test_what_was_synced_survives_when_the_plug_is_pulled(seed: int, image: Path
         assert synced == list(range(last + 1, synced[-1] + 1))
         last = assert_churned(image.read_bytes(), synced[-1])
         assert last <= synced[-1] + 1
+
+
+def test_what_was_synced_survives_a_stop_at_any_instruction(image: Path) -> None:
+    """Here the plug can be pulled between any two instructions, and at the same ones again."""
+    chosen = random.Random(5)
+    last = 0
+    for _ in range(STOPS):
+        with VirtualMachine.boot(
+            build(),
+            memory=8 << 20,
+            append='quiet run="churn 1000000"',
+            disks=[DiskFile(image, persistent=True)],
+        ) as vm:
+            vm.run(instructions=chosen.randrange(1_000_000, 9_000_000))
+            synced = [int(n) for n in re.findall(rb"synced (\d+)\r\n", vm.console.output)]
+            vm.run(instructions=chosen.randrange(500_000))
+        last = assert_churned(image.read_bytes(), synced[-1] if synced else last)
+    assert last > 2 * STOPS
 
 
 def logged_writes(image: Path, tmp_path: Path) -> list[Write]:

@@ -79,8 +79,8 @@ def test_what_cannot_be_done_is_answered_in_one_line(command: str, complaint: st
 def test_relative_paths_begin_in_the_current_directory() -> None:
     moved, listed, up, back = answers("cd bin", "ls sh ../etc", "cd ..; ls etc", "cd proc/../dev; ls")
     assert moved == []
-    assert [line.split()[2] for line in listed] == ["sh", "motd"]
-    assert [line.split()[2] for line in up] == ["motd"]
+    assert [line.split()[2] for line in listed] == ["sh", "help", "motd"]
+    assert [line.split()[2] for line in up] == ["help", "motd"]
     assert [line.split()[2] for line in back] == ["console", "null", "zero"]
 
 

@@ -7,9 +7,10 @@ TERN_PROGRAMS := sh echo ps mem spin count sum kill sleep uptime fault poweroff 
 TERN_KERNEL := boot vectors switch initrd main bootinfo options segments interrupts traps pic timer \
 	uart console panic frames paging space process fpu locks nodes archive pipes files devices view disk \
 	cache log ternfs check exec syscall
-TERN_FILES := etc/motd
+TERN_FILES := etc/help etc/motd
 TERN_LIBRARY := string format
-TERN_FLAGS := $(GUEST_FLAGS) -I$(TERN)/kernel -I$(TERN_OUT)
+# Tables of functions give all of them the same parameters.
+TERN_FLAGS := $(GUEST_FLAGS) -Wno-unused-parameter -I$(TERN)/kernel -I$(TERN_OUT)
 
 TERN_KERNEL_OBJECTS := $(TERN_KERNEL:%=$(TERN_OUT)/kernel/%.o) $(TERN_LIBRARY:%=$(TERN_OUT)/lib/%.o)
 TERN_USER_OBJECTS := $(TERN_OUT)/user/start.o $(TERN_OUT)/user/lib.o $(TERN_LIBRARY:%=$(TERN_OUT)/lib/%.o)

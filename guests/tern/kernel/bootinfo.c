@@ -66,7 +66,7 @@ static void read_memory_map(const struct multiboot *m)
 }
 
 /* The module's file name without its directories: the rest depends on where we were started. */
-static const char *base_name(const char *name)
+static const char *module_name(const char *name)
 {
     const char *base = name;
 
@@ -86,7 +86,7 @@ static void read_modules(const struct multiboot *m)
         struct module *to = &bootinfo.module[bootinfo.modules++];
         to->range = (struct range){from->start, from->end};
         if (from->string)
-            strlcpy(to->name, base_name(boot_pointer(from->string, sizeof to->name)), sizeof to->name);
+            strlcpy(to->name, module_name(boot_pointer(from->string, sizeof to->name)), sizeof to->name);
     }
 }
 

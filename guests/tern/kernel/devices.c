@@ -27,7 +27,6 @@ static int entry(int directory, uint32_t *position, struct directory_entry *entr
 {
     uint32_t next = *position + 1;
 
-    (void)directory;
     if (next >= DEVICES)
         return 0;
     entry->number = *position = next;
@@ -37,7 +36,6 @@ static int entry(int directory, uint32_t *position, struct directory_entry *entr
 
 static int read(int file, void *to, uint32_t offset, uint32_t size)
 {
-    (void)offset;
     switch (file) {
     case CONSOLE:
         return console_read(to, size);
@@ -52,7 +50,6 @@ static int read(int file, void *to, uint32_t offset, uint32_t size)
 
 static int write(int file, const void *from, uint32_t offset, uint32_t size)
 {
-    (void)offset;
     return file == CONSOLE ? console_write(from, size) : (int)size;
 }
 

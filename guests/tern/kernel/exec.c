@@ -137,16 +137,6 @@ static int find_program(const char *name, struct node **file)
     return node_open(path, file);
 }
 
-static const char *base_name(const char *path)
-{
-    const char *base = path;
-
-    for (; *path; path++)
-        if (*path == '/')
-            base = path + 1;
-    return base;
-}
-
 /*
  * Make a process run another program. If that fails, nothing has happened to it. The process is the
  * current one, or a new one without memory.

@@ -196,6 +196,7 @@ uint32_t nodes_in_use(void);
 void nodes_mount(const char *name, const struct filesystem *fs);
 int node_open(const char *path, struct node **node);
 int node_create(const char *path, int type, struct node **node);
+int node_make_directory(const char *path);
 int node_remove(const char *path);
 int node_rename(const char *from, const char *to);
 void node_share(struct node *node);

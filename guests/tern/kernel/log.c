@@ -118,7 +118,11 @@ static int commit(void)
     return 0;
 }
 
-/* Every use of the file system is between these two; E_IO if the disk cannot be written to any more. */
+/* Whoever only reads is between these two. */
+void reading_begin(void) { lock_acquire(&lock); }
+void reading_end(void) { lock_release(&lock); }
+
+/* And who writes between these; E_IO if the disk does not take it any more. */
 int operation_begin(void)
 {
     lock_acquire(&lock);
@@ -128,10 +132,7 @@ int operation_begin(void)
     return error;
 }
 
-void operation_end(void)
-{
-    lock_release(&lock);
-}
+void operation_end(void) { lock_release(&lock); }
 
 /* A buffer has been changed. Must hold: between operation_begin() and operation_end(). */
 void log_block(struct buffer *buffer)

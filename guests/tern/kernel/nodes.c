@@ -201,6 +201,16 @@ int node_create(const char *path, int type, struct node **node)
     return error;
 }
 
+int node_make_directory(const char *path)
+{
+    struct node *node;
+    int error = node_create(path, TYPE_DIRECTORY, &node);
+
+    if (!error)
+        node_release(node);
+    return error;
+}
+
 int node_remove(const char *path)
 {
     char name[FILE_NAME_SIZE];

@@ -27,7 +27,6 @@ static int sys_exit(struct trap_frame *f)
 
 static int sys_fork(struct trap_frame *f)
 {
-    (void)f;
     return process_fork();
 }
 
@@ -86,7 +85,6 @@ static int sys_kill(struct trap_frame *f)
 
 static int sys_getpid(struct trap_frame *f)
 {
-    (void)f;
     return current->pid;
 }
 
@@ -98,14 +96,12 @@ static int sys_sleep(struct trap_frame *f)
 
 static int sys_yield(struct trap_frame *f)
 {
-    (void)f;
     reschedule = true;
     return 0;
 }
 
 static int sys_uptime(struct trap_frame *f)
 {
-    (void)f;
     return ticks * TICK_MS & 0x7fffffff;
 }
 
@@ -190,25 +186,23 @@ static int sys_readdir(struct trap_frame *f)
     return entry ? files_entry(f->ebx, entry) : -E_FAULT;
 }
 
-static int sys_mkdir(struct trap_frame *f)
+/* Do something with the file that a path in EBX names. */
+static int with_path(struct trap_frame *f, int (*act)(const char *path))
 {
     char path[PATH_SIZE];
-    struct node *node;
     int error = user_path(f->ebx, path);
 
-    if (!error)
-        error = node_create(path, TYPE_DIRECTORY, &node);
-    if (!error)
-        node_release(node);
-    return error;
+    return error ? error : act(path);
+}
+
+static int sys_mkdir(struct trap_frame *f)
+{
+    return with_path(f, node_make_directory);
 }
 
 static int sys_unlink(struct trap_frame *f)
 {
-    char path[PATH_SIZE];
-    int error = user_path(f->ebx, path);
-
-    return error ? error : node_remove(path);
+    return with_path(f, node_remove);
 }
 
 static int sys_rename(struct trap_frame *f)
@@ -223,15 +217,11 @@ static int sys_rename(struct trap_frame *f)
 
 static int sys_chdir(struct trap_frame *f)
 {
-    char path[PATH_SIZE];
-    int error = user_path(f->ebx, path);
-
-    return error ? error : files_chdir(path);
+    return with_path(f, files_chdir);
 }
 
 static int sys_sync(struct trap_frame *f)
 {
-    (void)f;
     return ternfs_sync();
 }
 

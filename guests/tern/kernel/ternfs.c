@@ -15,34 +15,32 @@ static uint32_t free_blocks;
 
 /* ---- inodes ---- */
 
-static uint32_t inode_block(uint32_t number)
+/* An inode in its block's buffer, or NULL. */
+static struct inode *inode_in(uint32_t number, struct buffer **buffer)
 {
-    return superblock.inode_start + number / INODES_IN_BLOCK;
-}
-
-static struct inode *inode_in(struct buffer *b, uint32_t number)
-{
-    return (struct inode *)b->data + number % INODES_IN_BLOCK;
+    *buffer = block_get(superblock.inode_start + number / INODES_IN_BLOCK);
+    return *buffer ? (struct inode *)(*buffer)->data + number % INODES_IN_BLOCK : NULL;
 }
 
 int inode_load(uint32_t number, struct inode *inode)
 {
-    struct buffer *b = block_get(inode_block(number));
+    struct buffer *buffer;
+    const struct inode *found = inode_in(number, &buffer);
 
-    if (!b)
-        return -E_IO;
-    *inode = *inode_in(b, number);
-    return 0;
+    if (found)
+        *inode = *found;
+    return found ? 0 : -E_IO;
 }
 
 int inode_store(uint32_t number, const struct inode *inode)
 {
-    struct buffer *b = block_get(inode_block(number));
+    struct buffer *buffer;
+    struct inode *found = inode_in(number, &buffer);
 
-    if (!b)
+    if (!found)
         return -E_IO;
-    *inode_in(b, number) = *inode;
-    log_block(b);
+    *found = *inode;
+    log_block(buffer);
     return 0;
 }
 
@@ -293,14 +291,12 @@ static int load_for_adding(uint32_t number, struct inode *directory, const char 
 static int status(int file, struct file_status *status)
 {
     struct inode inode;
-    int error = operation_begin();
 
-    if (error)
-        return error;
-    error = inode_load(file, &inode);
+    reading_begin();
+    int error = inode_load(file, &inode);
     if (!error)
         *status = (struct file_status){inode.type, file, inode.links, inode.size};
-    operation_end();
+    reading_end();
     return error;
 }
 
@@ -308,16 +304,14 @@ static int find(int directory, const char *name)
 {
     struct inode inode;
     struct disk_entry e;
-    int result = operation_begin();
 
-    if (result)
-        return result;
-    result = inode_load(directory, &inode);
+    reading_begin();
+    int result = inode_load(directory, &inode);
     if (!result && inode.type == TYPE_DIRECTORY && strcmp(name, ".") == 0)
         result = directory;
     else if (!result && (result = find_entry(&inode, name, &e)) >= 0)
         result = e.inode;
-    operation_end();
+    reading_end();
     return result;
 }
 
@@ -326,17 +320,15 @@ static int entry(int directory, uint32_t *position, struct directory_entry *entr
 {
     struct inode inode;
     struct disk_entry e;
-    int result = operation_begin();
 
-    if (result)
-        return result;
-    result = inode_load(directory, &inode);
+    reading_begin();
+    int result = inode_load(directory, &inode);
     *position = *position < sizeof e ? sizeof e : *position - *position % sizeof e; /* not ".." */
     for (e.inode = 0; !result && !e.inode && *position < inode.size; *position += sizeof e) {
         result = read_inode(&inode, (char *)&e, *position, sizeof e);
         result = result < 0 ? result : 0;
     }
-    operation_end();
+    reading_end();
     if (result || !e.inode)
         return result;
     entry->number = e.inode;
@@ -347,14 +339,12 @@ static int entry(int directory, uint32_t *position, struct directory_entry *entr
 static int read(int file, void *to, uint32_t offset, uint32_t size)
 {
     struct inode inode;
-    int result = operation_begin();
 
-    if (result)
-        return result;
-    result = inode_load(file, &inode);
+    reading_begin();
+    int result = inode_load(file, &inode);
     if (!result)
         result = inode.type == TYPE_FILE ? read_inode(&inode, to, offset, size) : -E_DIRECTORY;
-    operation_end();
+    reading_end();
     return result;
 }
 

@@ -76,6 +76,8 @@ int block_read(uint32_t block, void *data);
 
 /* log.c */
 int log_open(const struct superblock *s);
+void reading_begin(void);
+void reading_end(void);
 int operation_begin(void);
 void operation_end(void);
 void log_block(struct buffer *buffer);

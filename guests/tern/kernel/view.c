@@ -158,7 +158,6 @@ static int entry(int directory, uint32_t *position, struct directory_entry *entr
 {
     struct process_info p;
 
-    (void)directory;
     if (*position < SUBJECTS) {
         strlcpy(entry->name, subjects[*position].name, sizeof entry->name);
         entry->number = ++*position;

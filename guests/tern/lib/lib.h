@@ -15,6 +15,9 @@ int strcmp(const char *a, const char *b);
 int strncmp(const char *a, const char *b, size_t length);
 char *strchr(const char *s, int c);
 
+/* The last name of a path. */
+const char *base_name(const char *path);
+
 /* Copy at most size - 1 characters and end with a NUL, always (unlike strncpy). */
 void strlcpy(char *to, const char *from, size_t size);
 

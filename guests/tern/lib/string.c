@@ -77,6 +77,16 @@ char *strchr(const char *s, int c)
     return c == 0 ? (char *)s : NULL;
 }
 
+const char *base_name(const char *path)
+{
+    const char *base = path;
+
+    for (; *path; path++)
+        if (*path == '/')
+            base = path + 1;
+    return base;
+}
+
 void strlcpy(char *to, const char *from, size_t size)
 {
     size_t n = 0;

@@ -8,23 +8,11 @@ static int copy(int file, const char *name)
 
     while ((n = read(file, buffer, sizeof buffer)) > 0)
         if (write(1, buffer, n) < 0)
-            return 1;
-    if (n < 0)
-        complain("cat: %s: %s\n", name, error_text(n));
-    return n < 0;
+            exit(1);
+    return n;
 }
 
 int main(int argc, char **argv)
 {
-    int result = 0;
-
-    if (argc < 2)
-        return copy(0, "input");
-    for (int i = 1; i < argc; i++) {
-        int file = open_or_complain("cat", argv[i], OPEN_READ);
-        if (file < 0 || copy(file, argv[i]) != 0)
-            result = 1;
-        close(file);
-    }
-    return result;
+    return each_file(argc, argv, copy);
 }

@@ -4,16 +4,13 @@
 int main(int argc, char **argv)
 {
     static char buffer[4096], path[PATH_SIZE];
-    struct file_status s;
     int n;
 
     if (argc != 3) {
         complain("usage: cp FROM TO\n");
         return 1;
     }
-    strlcpy(path, argv[2], sizeof path);
-    if (stat(path, &s) == 0 && s.type == TYPE_DIRECTORY)
-        snprintf(path, sizeof path, "%s/%s", argv[2], base_name(argv[1]));
+    target_path(path, argv[1], argv[2]);
     int from = open_or_complain("cp", argv[1], OPEN_READ);
     if (from < 0)
         return 1;

@@ -12,161 +12,6 @@ int syscall(int number, uint32_t a, uint32_t b, uint32_t c)
     return result;
 }
 
-void exit(int status)
-{
-    for (;;)
-        syscall(SYS_exit, status, 0, 0);
-}
-
-void poweroff(int status)
-{
-    for (;;)
-        syscall(SYS_poweroff, status, 0, 0);
-}
-
-void *sbrk(int bytes)
-{
-    int before = syscall(SYS_sbrk, bytes, 0, 0);
-
-    /* Addresses of programs may look negative; errors are the few numbers just below 0. */
-    return (uint32_t)before >= USER_END ? NULL : (void *)before;
-}
-
-int fork(void)
-{
-    return syscall(SYS_fork, 0, 0, 0);
-}
-
-int exec(const char *name, char *const argv[])
-{
-    return syscall(SYS_exec, (uint32_t)name, (uint32_t)argv, 0);
-}
-
-int wait(int pid, int *status, int flags)
-{
-    return syscall(SYS_wait, pid, (uint32_t)status, flags);
-}
-
-int kill(int pid)
-{
-    return syscall(SYS_kill, pid, 0, 0);
-}
-
-int getpid(void)
-{
-    return syscall(SYS_getpid, 0, 0, 0);
-}
-
-int sleep(uint32_t milliseconds)
-{
-    return syscall(SYS_sleep, milliseconds, 0, 0);
-}
-
-int yield(void)
-{
-    return syscall(SYS_yield, 0, 0, 0);
-}
-
-uint32_t uptime(void)
-{
-    return syscall(SYS_uptime, 0, 0, 0);
-}
-
-int read(int file, void *buffer, size_t size)
-{
-    return syscall(SYS_read, file, (uint32_t)buffer, size);
-}
-
-int write(int file, const void *text, size_t size)
-{
-    return syscall(SYS_write, file, (uint32_t)text, size);
-}
-
-int open(const char *path, int flags)
-{
-    return syscall(SYS_open, (uint32_t)path, flags, 0);
-}
-
-int close(int file)
-{
-    return syscall(SYS_close, file, 0, 0);
-}
-
-int dup(int file, int to)
-{
-    return syscall(SYS_dup, file, to, 0);
-}
-
-int pipe(int files[2])
-{
-    return syscall(SYS_pipe, (uint32_t)files, 0, 0);
-}
-
-int seek(int file, int offset, int whence)
-{
-    return syscall(SYS_seek, file, offset, whence);
-}
-
-int stat(const char *path, struct file_status *status)
-{
-    return syscall(SYS_stat, (uint32_t)path, (uint32_t)status, 0);
-}
-
-int fstat(int file, struct file_status *status)
-{
-    return syscall(SYS_fstat, file, (uint32_t)status, 0);
-}
-
-int readdir(int file, struct directory_entry *entry)
-{
-    return syscall(SYS_readdir, file, (uint32_t)entry, 0);
-}
-
-int mkdir(const char *path)
-{
-    return syscall(SYS_mkdir, (uint32_t)path, 0, 0);
-}
-
-int unlink(const char *path)
-{
-    return syscall(SYS_unlink, (uint32_t)path, 0, 0);
-}
-
-int rename(const char *from, const char *to)
-{
-    return syscall(SYS_rename, (uint32_t)from, (uint32_t)to, 0);
-}
-
-int chdir(const char *path)
-{
-    return syscall(SYS_chdir, (uint32_t)path, 0, 0);
-}
-
-int sync(void)
-{
-    return syscall(SYS_sync, 0, 0, 0);
-}
-
-int setgroup(int pid, int group)
-{
-    return syscall(SYS_setgroup, pid, group, 0);
-}
-
-int foreground(int group)
-{
-    return syscall(SYS_foreground, group, 0, 0);
-}
-
-int process_info(int index, struct process_info *info)
-{
-    return syscall(SYS_process_info, index, (uint32_t)info, 0);
-}
-
-int memory_info(struct memory_info *info)
-{
-    return syscall(SYS_memory_info, (uint32_t)info, 0, 0);
-}
-
 /* A program whose output nobody reads any more has nothing left to do. */
 static void print(int file, const char *format, va_list arguments)
 {
@@ -224,14 +69,18 @@ int open_or_complain(const char *program, const char *path, int flags)
     return file;
 }
 
-const char *base_name(const char *path)
+int each_argument(int argc, char **argv, int (*act)(const char *argument))
 {
-    const char *base = path;
+    int result = 0;
 
-    for (; *path; path++)
-        if (*path == '/')
-            base = path + 1;
-    return base;
+    for (int i = 1; i < argc; i++) {
+        int error = act(argv[i]);
+        if (error < 0) {
+            complain("%s: %s: %s\n", argv[0], argv[i], error_text(error));
+            result = 1;
+        }
+    }
+    return result;
 }
 
 const char *error_text(int error)
@@ -282,4 +131,31 @@ uint32_t number_or(const char *text, uint32_t otherwise)
     uint32_t value;
 
     return text && number(text, &value) ? value : otherwise;
+}
+
+/* Act on each file that is named, or on the input if none is; see each_argument(). */
+int each_file(int argc, char **argv, int (*act)(int file, const char *name))
+{
+    int result = 0;
+
+    if (argc < 2)
+        return act(0, "") < 0;
+    for (int i = 1; i < argc; i++) {
+        int file = open_or_complain(argv[0], argv[i], OPEN_READ);
+        int error = file < 0 ? 0 : act(file, argv[i]);
+        if (error < 0)
+            complain("%s: %s: %s\n", argv[0], argv[i], error_text(error));
+        if (file < 0 || error < 0)
+            result = 1;
+        close(file);
+    }
+    return result;
+}
+
+void target_path(char path[PATH_SIZE], const char *from, const char *to)
+{
+    struct file_status s;
+    bool into = stat(to, &s) == 0 && s.type == TYPE_DIRECTORY;
+
+    snprintf(path, PATH_SIZE, into ? "%s/%s" : "%s", to, base_name(from));
 }

@@ -156,51 +156,14 @@ static void run_programs(const struct pipeline *p)
 
 /* ---- commands of its own ---- */
 
-static const char *const help[] = {
-    "cat [FILE ...]         print files",
-    "cd [DIRECTORY]         where relative paths begin",
-    "churn [ROUNDS]         work for the disk: files that come and go, each round synced",
-    "count [TIMES [MS]]     print 1, 2, 3 ... every MS milliseconds",
-    "cp FROM TO             copy a file",
-    "dice [ROLLS [SEED]]    throw dice; floating point that must come out the same",
-    "dirty RATE PAGES [S]   write to so many pages a second, of a set of so many",
-    "echo WORD ...          print the words; $? is the status of the last command",
-    "exit [STATUS]          leave the shell",
-    "fault KIND ...         do something forbidden; without KIND, list them",
-    "free                   physical memory in KiB",
-    "grep [-v] PATTERN [FILE ...]  lines with (without) ^ . X* $ and other characters",
-    "help                   print this",
-    "hexdump [FILE [BYTES]] bytes in hexadecimal",
-    "kill PID ...           end processes",
-    "ls [PATH ...]          files: - file, d directory, c device",
-    "mem                    physical memory and who has it",
-    "mkdir PATH ...         make directories, on the disk",
-    "mv FROM TO             rename a file, on the disk",
-    "poweroff [STATUS]      end the machine",
-    "primes [LIMIT]         count primes",
-    "ps                     processes",
-    "rm PATH ...            remove files and empty directories",
-    "selftest [NAME ...]    check the whole system",
-    "sh [-c COMMANDS]       a shell; its input may be a file",
-    "sleep MS               do nothing",
-    "spin MS, spin -n N     keep the processor busy, for a time or for N iterations",
-    "sum [ROUNDS]           a checksum that takes processor and memory",
-    "sync                   what was written is safe on the disk",
-    "tick [MS [TIMES]]      print the time again and again",
-    "uptime                 time since boot",
-    "wait                   wait for all background jobs",
-    "wc [FILE ...]          count lines, words and bytes",
-    "COMMAND < IN > OUT     input from a file, output to a file; >> appends",
-    "COMMAND | COMMAND      the output of one is the input of the next",
-    "COMMAND &              run it in the background",
-    "COMMAND; COMMAND       one after the other",
-};
-
 static void do_help(char **words)
 {
-    (void)words;
-    for (size_t i = 0; i < sizeof help / sizeof *help; i++)
-        printf("%s\n", help[i]);
+    char text[512];
+    int file = open_or_complain("help", "/etc/help", OPEN_READ), n;
+
+    while (file >= 0 && (n = read(file, text, sizeof text)) > 0)
+        write(1, text, n);
+    close(file);
 }
 
 /* Wait for all background jobs. */
@@ -208,7 +171,6 @@ static void do_wait(char **words)
 {
     int pid, status;
 
-    (void)words;
     while ((pid = wait(-1, &status, 0)) > 0)
         report(pid, status);
 }

@@ -8,5 +8,6 @@ start:
     pushl %edx
     pushl %eax
     call main
-    pushl %eax
-    call exit
+    movl %eax, %ebx
+    movl $1, %eax /* SYS_exit */
+    int $0x80

@@ -10,44 +10,59 @@
 #include "../lib/lib.h"
 
 /* System calls (README.md). Errors come back as -E_... */
-void exit(int status) __attribute__((noreturn));
-int fork(void);
-int exec(const char *name, char *const argv[]);
-int wait(int pid, int *status, int flags);
-int kill(int pid);
-int getpid(void);
-int sleep(uint32_t milliseconds);
-int yield(void);
-uint32_t uptime(void); /* milliseconds */
-void *sbrk(int bytes); /* NULL if there is no memory */
-int read(int file, void *buffer, size_t size);
-int write(int file, const void *text, size_t size);
-int open(const char *path, int flags);
-int close(int file);
-int dup(int file, int to); /* to -1: the lowest that is free */
-int pipe(int files[2]);    /* [0] to read, [1] to write */
-int seek(int file, int offset, int whence);
-int stat(const char *path, struct file_status *status);
-int fstat(int file, struct file_status *status);
-int readdir(int file, struct directory_entry *entry); /* 1, or 0 behind the last */
-int mkdir(const char *path);
-int unlink(const char *path);
-int rename(const char *from, const char *to);
-int chdir(const char *path);
-int sync(void);
-int setgroup(int pid, int group);
-int foreground(int group);
-int process_info(int index, struct process_info *info);
-int memory_info(struct memory_info *info);
-void poweroff(int status) __attribute__((noreturn));
 int syscall(int number, uint32_t a, uint32_t b, uint32_t c);
+
+#define CALL(name, a, b, c) syscall(SYS_##name, (uint32_t)(a), (uint32_t)(b), (uint32_t)(c))
+
+__attribute__((noreturn)) static inline void exit(int status) { for (;;) CALL(exit, status, 0, 0); }
+__attribute__((noreturn)) static inline void poweroff(int status) { for (;;) CALL(poweroff, status, 0, 0); }
+static inline int fork(void) { return CALL(fork, 0, 0, 0); }
+static inline int exec(const char *path, char *const argv[]) { return CALL(exec, path, argv, 0); }
+static inline int wait(int pid, int *status, int flags) { return CALL(wait, pid, status, flags); }
+static inline int kill(int pid) { return CALL(kill, pid, 0, 0); }
+static inline int getpid(void) { return CALL(getpid, 0, 0, 0); }
+static inline int sleep(uint32_t milliseconds) { return CALL(sleep, milliseconds, 0, 0); }
+static inline int yield(void) { return CALL(yield, 0, 0, 0); }
+static inline uint32_t uptime(void) { return CALL(uptime, 0, 0, 0); } /* milliseconds */
+static inline int read(int file, void *buffer, size_t size) { return CALL(read, file, buffer, size); }
+static inline int write(int file, const void *text, size_t size) { return CALL(write, file, text, size); }
+static inline int open(const char *path, int flags) { return CALL(open, path, flags, 0); }
+static inline int close(int file) { return CALL(close, file, 0, 0); }
+static inline int dup(int file, int to) { return CALL(dup, file, to, 0); } /* to -1: the lowest free one */
+static inline int pipe(int files[2]) { return CALL(pipe, files, 0, 0); }   /* [0] to read, [1] to write */
+static inline int seek(int file, int offset, int whence) { return CALL(seek, file, offset, whence); }
+static inline int stat(const char *path, struct file_status *status) { return CALL(stat, path, status, 0); }
+static inline int fstat(int file, struct file_status *status) { return CALL(fstat, file, status, 0); }
+/* 1 and the next entry, or 0 behind the last. */
+static inline int readdir(int file, struct directory_entry *entry) { return CALL(readdir, file, entry, 0); }
+static inline int mkdir(const char *path) { return CALL(mkdir, path, 0, 0); }
+static inline int unlink(const char *path) { return CALL(unlink, path, 0, 0); }
+static inline int rename(const char *from, const char *to) { return CALL(rename, from, to, 0); }
+static inline int chdir(const char *path) { return CALL(chdir, path, 0, 0); }
+static inline int sync(void) { return CALL(sync, 0, 0, 0); }
+static inline int setgroup(int pid, int group) { return CALL(setgroup, pid, group, 0); }
+static inline int foreground(int group) { return CALL(foreground, group, 0, 0); }
+static inline int process_info(int i, struct process_info *info) { return CALL(process_info, i, info, 0); }
+static inline int memory_info(struct memory_info *info) { return CALL(memory_info, info, 0, 0); }
+
+/* NULL if there is no memory. Addresses of programs may look negative; errors are just below 0. */
+static inline void *sbrk(int bytes)
+{
+    uint32_t before = CALL(sbrk, bytes, 0, 0);
+
+    return before >= USER_END ? NULL : (void *)before;
+}
 
 /* One write() for each call, so that lines of several programs do not mix. */
 void printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2))); /* to file 2 */
+/* Where a copy of `from` goes: `to`, or into it if that is a directory. */
+void target_path(char path[PATH_SIZE], const char *from, const char *to);
 int open_or_complain(const char *program, const char *path, int flags);
 
-const char *base_name(const char *path);
+/* For programs that do the same with each of their arguments; returns what main() should. */
+int each_argument(int argc, char **argv, int (*act)(const char *argument));
+int each_file(int argc, char **argv, int (*act)(int file, const char *name));
 
 /* Reading line by line. */
 struct reader {

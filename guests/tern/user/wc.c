@@ -17,24 +17,12 @@ static int count(int file, const char *name)
             in_word = !blank;
         }
     }
-    if (n < 0)
-        complain("wc: %s: %s\n", name, error_text(n));
-    else
+    if (n == 0)
         printf("%7u %7u %7u%s%s\n", lines, words, bytes, *name ? " " : "", name);
-    return n < 0;
+    return n;
 }
 
 int main(int argc, char **argv)
 {
-    int result = 0;
-
-    if (argc < 2)
-        return count(0, "");
-    for (int i = 1; i < argc; i++) {
-        int file = open_or_complain("wc", argv[i], OPEN_READ);
-        if (file < 0 || count(file, argv[i]) != 0)
-            result = 1;
-        close(file);
-    }
-    return result;
+    return each_file(argc, argv, count);
 }

@@ -47,7 +47,7 @@ static bool verify(int file, uint32_t size, uint32_t piece)
 
 static int create(const char *path) { return open(path, OPEN_READ | OPEN_WRITE | OPEN_CREATE | OPEN_TRUNCATE); }
 
-static const char *disk_files_keep_what_is_written(void)
+CHECK(disk_files_keep_what_is_written)
 {
     struct file_status s;
 
@@ -63,7 +63,7 @@ static const char *disk_files_keep_what_is_written(void)
     return NULL;
 }
 
-static const char *disk_append_and_truncate(void)
+CHECK(disk_append_and_truncate)
 {
     struct file_status s;
 
@@ -78,7 +78,7 @@ static const char *disk_append_and_truncate(void)
     return NULL;
 }
 
-static const char *disk_overwrite_in_place(void)
+CHECK(disk_overwrite_in_place)
 {
     char text[8] = "";
 
@@ -93,7 +93,7 @@ static const char *disk_overwrite_in_place(void)
 }
 
 /* Large enough for indirect and doubly indirect blocks. */
-static const char *disk_large_files(void)
+CHECK(disk_large_files)
 {
     struct file_status s;
 
@@ -106,7 +106,7 @@ static const char *disk_large_files(void)
     return NULL;
 }
 
-static const char *disk_holes_are_zeros(void)
+CHECK(disk_holes_are_zeros)
 {
     char text[10];
 
@@ -120,7 +120,7 @@ static const char *disk_holes_are_zeros(void)
     return NULL;
 }
 
-static const char *disk_directories(void)
+CHECK(disk_directories)
 {
     struct file_status s, up;
 
@@ -137,7 +137,7 @@ static const char *disk_directories(void)
     return NULL;
 }
 
-static const char *disk_many_files(void)
+CHECK(disk_many_files)
 {
     struct directory_entry e;
     char path[PATH_SIZE];
@@ -163,7 +163,7 @@ static const char *disk_many_files(void)
     return NULL;
 }
 
-static const char *disk_removed_files_live_while_open(void)
+CHECK(disk_removed_files_live_while_open)
 {
     struct file_status s;
 
@@ -178,7 +178,7 @@ static const char *disk_removed_files_live_while_open(void)
     return NULL;
 }
 
-static const char *disk_rename(void)
+CHECK(disk_rename)
 {
     struct file_status s, moved;
 
@@ -196,7 +196,7 @@ static const char *disk_rename(void)
 }
 
 /* Several processes at once, each in a file of its own. */
-static const char *disk_many_writers(void)
+CHECK(disk_many_writers)
 {
     int pids[4];
     char path[PATH_SIZE];
@@ -218,7 +218,7 @@ static const char *disk_many_writers(void)
     return NULL;
 }
 
-static const char *disk_programs_run(void)
+CHECK(disk_programs_run)
 {
     char *const words[] = {"sh", "-c", "cp /bin/echo " PLACE "/e; " PLACE "/e > " PLACE "/out; rm " PLACE "/e; exit $?", NULL};
     struct file_status s;
@@ -233,7 +233,7 @@ static const char *disk_programs_run(void)
     return NULL;
 }
 
-static const char *disk_sync(void)
+CHECK(disk_sync)
 {
     NEEDS_DISK;
     int file = create(PLACE "/a");
@@ -242,27 +242,10 @@ static const char *disk_sync(void)
     return NULL;
 }
 
-static const char *disk_leaves_nothing(void)
+CHECK(disk_leaves_nothing)
 {
     NEEDS_DISK;
     HOLDS(unlink(PLACE) == 0);
     HOLDS(sync() == 0);
     return NULL;
 }
-
-const struct check disk_checks[] = {
-    {"disk-files-keep-what-is-written", disk_files_keep_what_is_written},
-    {"disk-append-and-truncate", disk_append_and_truncate},
-    {"disk-overwrite-in-place", disk_overwrite_in_place},
-    {"disk-large-files", disk_large_files},
-    {"disk-holes-are-zeros", disk_holes_are_zeros},
-    {"disk-directories", disk_directories},
-    {"disk-many-files", disk_many_files},
-    {"disk-removed-files-live-while-open", disk_removed_files_live_while_open},
-    {"disk-rename", disk_rename},
-    {"disk-many-writers", disk_many_writers},
-    {"disk-programs-run", disk_programs_run},
-    {"disk-sync", disk_sync},
-    {"disk-leaves-nothing", disk_leaves_nothing},
-    {NULL, NULL},
-};

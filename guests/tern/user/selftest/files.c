@@ -3,7 +3,7 @@
 
 #define MOTD "/etc/motd"
 
-static const char *open_finds_files(void)
+CHECK(open_finds_files)
 {
     char text[4];
     int file = open(MOTD, OPEN_READ);
@@ -16,7 +16,7 @@ static const char *open_finds_files(void)
     return NULL;
 }
 
-static const char *paths_may_be_odd(void)
+CHECK(paths_may_be_odd)
 {
     static const char *const paths[] = {
         "//etc//motd", "/etc/../etc/./motd", "/../etc/motd", "/dev/../etc/motd", "/proc/.././etc/motd",
@@ -35,7 +35,7 @@ static const char *paths_may_be_odd(void)
     return NULL;
 }
 
-static const char *read_ends_at_the_end(void)
+CHECK(read_ends_at_the_end)
 {
     struct file_status s;
     char text[512];
@@ -50,7 +50,7 @@ static const char *read_ends_at_the_end(void)
     return NULL;
 }
 
-static const char *seek_moves_the_offset(void)
+CHECK(seek_moves_the_offset)
 {
     struct file_status s;
     char c;
@@ -65,7 +65,7 @@ static const char *seek_moves_the_offset(void)
     return NULL;
 }
 
-static const char *directories_list_their_files(void)
+CHECK(directories_list_their_files)
 {
     struct directory_entry e;
     struct file_status s;
@@ -84,7 +84,7 @@ static const char *directories_list_their_files(void)
     return NULL;
 }
 
-static const char *archive_is_read_only(void)
+CHECK(archive_is_read_only)
 {
     HOLDS(open(MOTD, OPEN_WRITE) == -E_READONLY);
     HOLDS(open(MOTD, OPEN_READ | OPEN_TRUNCATE) == -E_READONLY);
@@ -96,7 +96,7 @@ static const char *archive_is_read_only(void)
     return NULL;
 }
 
-static const char *descriptors_are_the_lowest_free(void)
+CHECK(descriptors_are_the_lowest_free)
 {
     int a = open(MOTD, OPEN_READ), b = open(MOTD, OPEN_READ), c = open(MOTD, OPEN_READ);
 
@@ -106,7 +106,7 @@ static const char *descriptors_are_the_lowest_free(void)
     return NULL;
 }
 
-static const char *descriptors_run_out(void)
+CHECK(descriptors_run_out)
 {
     int file, count = 0, ends[2];
 
@@ -120,7 +120,7 @@ static const char *descriptors_run_out(void)
     return NULL;
 }
 
-static const char *bad_descriptors_are_errors(void)
+CHECK(bad_descriptors_are_errors)
 {
     static const int bad[] = {-1, 9, MAX_FILES, 0x7fffffff, -0x7fffffff - 1};
     struct directory_entry e;
@@ -139,7 +139,7 @@ static const char *bad_descriptors_are_errors(void)
     return NULL;
 }
 
-static const char *duplicates_share_the_offset(void)
+CHECK(duplicates_share_the_offset)
 {
     char c;
     int file = open(MOTD, OPEN_READ), other = dup(file, -1);
@@ -151,7 +151,7 @@ static const char *duplicates_share_the_offset(void)
     return NULL;
 }
 
-static const char *dup_replaces(void)
+CHECK(dup_replaces)
 {
     char text[32];
     int ends[2], saved = dup(1, -1);
@@ -164,7 +164,7 @@ static const char *dup_replaces(void)
     return NULL;
 }
 
-static const char *children_share_the_offset(void)
+CHECK(children_share_the_offset)
 {
     char c;
     int file = open(MOTD, OPEN_READ), pid = fork();
@@ -176,7 +176,7 @@ static const char *children_share_the_offset(void)
     return NULL;
 }
 
-static const char *chdir_is_where_paths_begin(void)
+CHECK(chdir_is_where_paths_begin)
 {
     struct file_status s;
 
@@ -188,7 +188,7 @@ static const char *chdir_is_where_paths_begin(void)
     return NULL;
 }
 
-static const char *null_and_zero(void)
+CHECK(null_and_zero)
 {
     char text[100];
     int null = open("/dev/null", OPEN_READ | OPEN_WRITE), zero = open("/dev/zero", OPEN_READ);
@@ -200,7 +200,7 @@ static const char *null_and_zero(void)
     return NULL;
 }
 
-static const char *proc_shows_processes(void)
+CHECK(proc_shows_processes)
 {
     char text[200], expected[40];
     struct file_status s;
@@ -219,7 +219,7 @@ static const char *proc_shows_processes(void)
 
 static int nothing(void) { return 0; }
 
-static const char *proc_forgets_the_dead(void)
+CHECK(proc_forgets_the_dead)
 {
     char path[40], text[10];
     int pid = child(nothing);
@@ -240,7 +240,7 @@ static int background_read(void)
     return read(0, &c, 1) == -E_BACKGROUND || read(open("/dev/console", OPEN_READ), &c, 1) == -E_BACKGROUND;
 }
 
-static const char *console_is_for_the_foreground(void)
+CHECK(console_is_for_the_foreground)
 {
     struct file_status s;
 
@@ -249,7 +249,7 @@ static const char *console_is_for_the_foreground(void)
     return NULL;
 }
 
-static const char *shell_runs_pipelines(void)
+CHECK(shell_runs_pipelines)
 {
     char *const words[] = {"sh", "-c", "echo one two | cat | grep two > /dev/null; exit $?", NULL};
     char *const failing[] = {"sh", "-c", "echo one | grep two; exit $?", NULL};
@@ -263,25 +263,3 @@ static const char *shell_runs_pipelines(void)
     HOLDS(status_of(pid) == 1);
     return NULL;
 }
-
-const struct check file_checks[] = {
-    {"open-finds-files", open_finds_files},
-    {"paths-may-be-odd", paths_may_be_odd},
-    {"read-ends-at-the-end", read_ends_at_the_end},
-    {"seek-moves-the-offset", seek_moves_the_offset},
-    {"directories-list-their-files", directories_list_their_files},
-    {"archive-is-read-only", archive_is_read_only},
-    {"descriptors-are-the-lowest-free", descriptors_are_the_lowest_free},
-    {"descriptors-run-out", descriptors_run_out},
-    {"bad-descriptors-are-errors", bad_descriptors_are_errors},
-    {"duplicates-share-the-offset", duplicates_share_the_offset},
-    {"dup-replaces", dup_replaces},
-    {"children-share-the-offset", children_share_the_offset},
-    {"chdir-is-where-paths-begin", chdir_is_where_paths_begin},
-    {"null-and-zero", null_and_zero},
-    {"proc-shows-processes", proc_shows_processes},
-    {"proc-forgets-the-dead", proc_forgets_the_dead},
-    {"console-is-for-the-foreground", console_is_for_the_foreground},
-    {"shell-runs-pipelines", shell_runs_pipelines},
-    {NULL, NULL},
-};

@@ -1,29 +1,20 @@
 /* Checks of the FPU: its registers are every process's own. This file is compiled with floating point. */
 #include "selftest.h"
 
-static bool has_fpu(void)
+/* Does /proc/cpu say so? */
+static bool fpu_is(const char *kind)
 {
-    char text[64];
-    int file = open("/proc/cpu", OPEN_READ), n = read(file, text, sizeof text - 1);
+    char text[64] = "";
+    int file = open("/proc/cpu", OPEN_READ);
 
+    read(file, text, sizeof text - 1);
     close(file);
-    text[n > 0 ? n : 0] = 0;
-    return strncmp(text, "fpu: none", 9) != 0;
+    return strncmp(text, kind, strlen(kind)) == 0;
 }
 
-#define NEEDS_FPU                         \
-    if (!has_fpu())                       \
+#define NEEDS_FPU               \
+    if (fpu_is("fpu: none"))    \
         return SKIPPED "no FPU"
-
-static bool has_sse(void)
-{
-    char text[64];
-    int file = open("/proc/cpu", OPEN_READ), n = read(file, text, sizeof text - 1);
-
-    close(file);
-    text[n > 0 ? n : 0] = 0;
-    return strncmp(text, "fpu: fxsave", 11) == 0;
-}
 
 /* By Newton's method: x = (x + a / x) / 2. */
 static double root(double a)
@@ -35,7 +26,7 @@ static double root(double a)
     return x;
 }
 
-static const char *fpu_computes(void)
+CHECK(fpu_computes)
 {
     NEEDS_FPU;
     HOLDS((int)(root(2) * 1e9) == 1414213562);
@@ -89,25 +80,25 @@ static const char *registers_survive_among(void (*wait)(void), int rounds)
     return NULL;
 }
 
-static const char *fpu_registers_survive_yield(void)
+CHECK(fpu_registers_survive_yield)
 {
     NEEDS_FPU;
     return registers_survive_among(by_yield, 50);
 }
 
-static const char *fpu_registers_survive_sleep(void)
+CHECK(fpu_registers_survive_sleep)
 {
     NEEDS_FPU;
     return registers_survive_among(by_sleep, 5);
 }
 
-static const char *fpu_registers_survive_preemption(void)
+CHECK(fpu_registers_survive_preemption)
 {
     NEEDS_FPU;
     return registers_survive_among(by_spinning, 3);
 }
 
-static const char *fpu_registers_survive_others_that_use_none(void)
+CHECK(fpu_registers_survive_others_that_use_none)
 {
     NEEDS_FPU;
     int pid = fork();
@@ -120,7 +111,7 @@ static const char *fpu_registers_survive_others_that_use_none(void)
     return NULL;
 }
 
-static const char *fpu_registers_are_inherited(void)
+CHECK(fpu_registers_are_inherited)
 {
     int value = 12345, mine = 0;
 
@@ -148,7 +139,7 @@ static uint16_t control_word(void)
 static void set_control_word(uint16_t word) { __asm__ volatile("fldcw %0" : : "m"(word)); }
 
 /* Round down, in one process; to the nearest in the other. */
-static const char *fpu_control_is_its_own(void)
+CHECK(fpu_control_is_its_own)
 {
     NEEDS_FPU;
     int pid = fork();
@@ -170,7 +161,7 @@ static const char *fpu_control_is_its_own(void)
 }
 
 /* A new program finds the FPU as FNINIT leaves it: dice comes out as always. */
-static const char *fpu_begins_anew_with_a_program(void)
+CHECK(fpu_begins_anew_with_a_program)
 {
     static char *const words[] = {"dice", "100", NULL};
     char text[2][128];
@@ -203,7 +194,7 @@ static int leave_error(void)
     return 0; /* before anything asks for it */
 }
 
-static const char *fpu_errors_stay_with_their_owner(void)
+CHECK(fpu_errors_stay_with_their_owner)
 {
     NEEDS_FPU;
     HOLDS(status_of_child(leave_error) == 0);
@@ -221,9 +212,9 @@ static bool sse_survives(int n)
     return memcmp(in, out, sizeof in) == 0;
 }
 
-static const char *sse_registers_survive(void)
+CHECK(sse_registers_survive)
 {
-    if (!has_sse())
+    if (!fpu_is("fpu: fxsave"))
         return SKIPPED "no fxsr option";
     int pid = fork();
     for (int i = 0; i < 50; i++)
@@ -234,17 +225,3 @@ static const char *sse_registers_survive(void)
     HOLDS(status_of(pid) == 0);
     return NULL;
 }
-
-const struct check fpu_checks[] = {
-    {"fpu-computes", fpu_computes},
-    {"fpu-registers-survive-yield", fpu_registers_survive_yield},
-    {"fpu-registers-survive-sleep", fpu_registers_survive_sleep},
-    {"fpu-registers-survive-preemption", fpu_registers_survive_preemption},
-    {"fpu-registers-survive-others-that-use-none", fpu_registers_survive_others_that_use_none},
-    {"fpu-registers-are-inherited", fpu_registers_are_inherited},
-    {"fpu-control-is-its-own", fpu_control_is_its_own},
-    {"fpu-begins-anew-with-a-program", fpu_begins_anew_with_a_program},
-    {"fpu-errors-stay-with-their-owner", fpu_errors_stay_with_their_owner},
-    {"sse-registers-survive", sse_registers_survive},
-    {NULL, NULL},
-};

@@ -16,13 +16,13 @@ static bool all_zero(const char *at, size_t length)
     return true;
 }
 
-static const char *bss_is_zero(void)
+CHECK(bss_is_zero)
 {
     HOLDS(all_zero(zeros, sizeof zeros));
     return NULL;
 }
 
-static const char *heap_grows_and_shrinks(void)
+CHECK(heap_grows_and_shrinks)
 {
     char *at = sbrk(PAGES(20));
 
@@ -35,7 +35,7 @@ static const char *heap_grows_and_shrinks(void)
     return NULL;
 }
 
-static const char *heap_has_limits(void)
+CHECK(heap_has_limits)
 {
     HOLDS(!sbrk(-0x10000000));
     HOLDS(!sbrk(0x7fffffff) || !sbrk(0x7fffffff));
@@ -52,13 +52,13 @@ static int touch_given_back(void)
     return at[PAGES(3)];
 }
 
-static const char *heap_given_back_is_gone(void)
+CHECK(heap_given_back_is_gone)
 {
     HOLDS(status_of_child(touch_given_back) == (STATUS_FAULT | 14));
     return NULL;
 }
 
-static const char *pages_come_when_touched(void)
+CHECK(pages_come_when_touched)
 {
     struct memory_info before, after;
     char *at = sbrk(PAGES(1000));
@@ -71,7 +71,7 @@ static const char *pages_come_when_touched(void)
     return NULL;
 }
 
-static const char *memory_holds_what_it_is_given(void)
+CHECK(memory_holds_what_it_is_given)
 {
     uint32_t *word = sbrk(PAGES(64)), x = 1;
 
@@ -85,7 +85,7 @@ static const char *memory_holds_what_it_is_given(void)
     return NULL;
 }
 
-static const char *fork_copies_memory(void)
+CHECK(fork_copies_memory)
 {
     int pid = fork();
 
@@ -109,7 +109,7 @@ static int generation(void)
     return shared == mine ? status : 1;
 }
 
-static const char *copies_of_copies(void)
+CHECK(copies_of_copies)
 {
     shared = 1;
     HOLDS(status_of_child(generation) == 6 && shared == 1);
@@ -124,7 +124,7 @@ static int read_all(void)
     return 0;
 }
 
-static const char *reading_shares_pages(void)
+CHECK(reading_shares_pages)
 {
     struct memory_info before, after;
 
@@ -145,14 +145,14 @@ static int deep(int depth)
     return depth == 0 ? 0 : deep(depth - 1) + (room[0] == (char)depth);
 }
 
-static const char *stack_grows(void)
+CHECK(stack_grows)
 {
     HOLDS(deep(200) == 200);
     return NULL;
 }
 
 /* The kernel, too, has a program's stack grow: here it writes to a page of it that is not there yet. */
-static const char *stack_grows_for_system_calls(void)
+CHECK(stack_grows_for_system_calls)
 {
     volatile char room[PAGES(10)];
     int file = open("/etc/motd", OPEN_READ);
@@ -162,14 +162,9 @@ static const char *stack_grows_for_system_calls(void)
     return NULL;
 }
 
-static int exhaust(void)
-{
-    for (;;)
-        *(char *)sbrk(PAGE_SIZE) = 1;
-    return 0;
-}
+static int exhaust(void) { for (;;) *(char *)sbrk(PAGE_SIZE) = 1; return 0; }
 
-static const char *memory_may_run_out(void)
+CHECK(memory_may_run_out)
 {
     struct memory_info m;
 
@@ -180,7 +175,7 @@ static const char *memory_may_run_out(void)
     return NULL;
 }
 
-static const char *memory_info_adds_up(void)
+CHECK(memory_info_adds_up)
 {
     struct memory_info m;
 
@@ -189,7 +184,7 @@ static const char *memory_info_adds_up(void)
     return NULL;
 }
 
-static const char *bad_pointers_are_errors(void)
+CHECK(bad_pointers_are_errors)
 {
     static void *const bad[] = {NULL, KERNEL, (void *)0xfffffffc, (void *)0x30000000};
     char *word[] = {"x", NULL};
@@ -208,7 +203,7 @@ static const char *bad_pointers_are_errors(void)
     return NULL;
 }
 
-static const char *ranges_are_checked_to_their_end(void)
+CHECK(ranges_are_checked_to_their_end)
 {
     char *at = sbrk(PAGE_SIZE), *end;
     struct file_status s;
@@ -225,7 +220,7 @@ static const char *ranges_are_checked_to_their_end(void)
     return NULL;
 }
 
-static const char *read_only_memory_is_not_written(void)
+CHECK(read_only_memory_is_not_written)
 {
     int file = open("/bin/sh", OPEN_READ);
 
@@ -234,23 +229,3 @@ static const char *read_only_memory_is_not_written(void)
     HOLDS(strcmp(constant, "constant") == 0);
     return NULL;
 }
-
-const struct check memory_checks[] = {
-    {"bss-is-zero", bss_is_zero},
-    {"heap-grows-and-shrinks", heap_grows_and_shrinks},
-    {"heap-has-limits", heap_has_limits},
-    {"heap-given-back-is-gone", heap_given_back_is_gone},
-    {"pages-come-when-touched", pages_come_when_touched},
-    {"memory-holds-what-it-is-given", memory_holds_what_it_is_given},
-    {"fork-copies-memory", fork_copies_memory},
-    {"copies-of-copies", copies_of_copies},
-    {"reading-shares-pages", reading_shares_pages},
-    {"stack-grows", stack_grows},
-    {"stack-grows-for-system-calls", stack_grows_for_system_calls},
-    {"memory-may-run-out", memory_may_run_out},
-    {"memory-info-adds-up", memory_info_adds_up},
-    {"bad-pointers-are-errors", bad_pointers_are_errors},
-    {"ranges-are-checked-to-their-end", ranges_are_checked_to_their_end},
-    {"read-only-memory-is-not-written", read_only_memory_is_not_written},
-    {NULL, NULL},
-};

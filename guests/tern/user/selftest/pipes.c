@@ -5,7 +5,7 @@
 
 static int ends[2];
 
-static const char *pipe_keeps_order(void)
+CHECK(pipe_keeps_order)
 {
     char text[8] = "";
 
@@ -33,7 +33,7 @@ static int write_lots(void)
     return 0;
 }
 
-static const char *pipe_blocks_and_loses_nothing(void)
+CHECK(pipe_blocks_and_loses_nothing)
 {
     char piece[1001];
     int done = 0, n;
@@ -48,7 +48,7 @@ static const char *pipe_blocks_and_loses_nothing(void)
     return NULL;
 }
 
-static const char *pipe_ends_when_writers_are_gone(void)
+CHECK(pipe_ends_when_writers_are_gone)
 {
     char c;
 
@@ -64,7 +64,7 @@ static const char *pipe_ends_when_writers_are_gone(void)
     return NULL;
 }
 
-static const char *pipe_without_readers_refuses(void)
+CHECK(pipe_without_readers_refuses)
 {
     HOLDS(pipe(ends) == 0);
     close(ends[0]);
@@ -72,7 +72,7 @@ static const char *pipe_without_readers_refuses(void)
     return NULL;
 }
 
-static const char *pipe_ends_have_directions(void)
+CHECK(pipe_ends_have_directions)
 {
     char c;
 
@@ -82,21 +82,10 @@ static const char *pipe_ends_have_directions(void)
     return NULL;
 }
 
-static int fill(void)
-{
-    for (;;)
-        write(ends[1], "full", 4);
-    return 0;
-}
+static int fill(void) { for (;;) write(ends[1], "full", 4); return 0; }
+static int drain(void) { char c; return read(ends[0], &c, 1); }
 
-static int drain(void)
-{
-    char c;
-
-    return read(ends[0], &c, 1);
-}
-
-static const char *kill_who_waits_for_a_pipe(void)
+CHECK(kill_who_waits_for_a_pipe)
 {
     HOLDS(pipe(ends) == 0);
     int writer = child(fill);
@@ -120,7 +109,7 @@ static int write_letters(void)
 }
 
 /* What one write() puts in comes out in one piece, if it fits. */
-static const char *pipe_with_many_writers(void)
+CHECK(pipe_with_many_writers)
 {
     int pids[4], n, total = 0;
     char text[8];
@@ -140,7 +129,7 @@ static const char *pipe_with_many_writers(void)
 }
 
 /* Back and forth between two processes. */
-static const char *ping_pong(void)
+CHECK(ping_pong)
 {
     int back[2];
     uint32_t number = 0;
@@ -164,15 +153,3 @@ static const char *ping_pong(void)
     HOLDS(status_of(pid) == 0);
     return NULL;
 }
-
-const struct check pipe_checks[] = {
-    {"pipe-keeps-order", pipe_keeps_order},
-    {"pipe-blocks-and-loses-nothing", pipe_blocks_and_loses_nothing},
-    {"pipe-ends-when-writers-are-gone", pipe_ends_when_writers_are_gone},
-    {"pipe-without-readers-refuses", pipe_without_readers_refuses},
-    {"pipe-ends-have-directions", pipe_ends_have_directions},
-    {"kill-who-waits-for-a-pipe", kill_who_waits_for_a_pipe},
-    {"pipe-with-many-writers", pipe_with_many_writers},
-    {"ping-pong", ping_pong},
-    {NULL, NULL},
-};

@@ -2,24 +2,12 @@
 #include "selftest.h"
 
 static int seven(void) { return 7; }
-
-static int forever(void)
-{
-    for (;;)
-        sleep(1000);
-    return 0;
-}
-
-static int spin(void)
-{
-    for (;;)
-        ;
-    return 0;
-}
-
+static int forever(void) { for (;;) sleep(1000); return 0; }
+static int spin(void) { for (;;) ; return 0; }
+static int kill_self(void) { kill(getpid()); return 1; }
 static int no_child(void) { int status; return wait(-1, &status, 0) == -E_PROCESS; }
 
-static const char *fork_returns_twice(void)
+CHECK(fork_returns_twice)
 {
     int parent = getpid(), pid = fork();
 
@@ -30,7 +18,7 @@ static const char *fork_returns_twice(void)
     return NULL;
 }
 
-static const char *exit_status_is_a_byte(void)
+CHECK(exit_status_is_a_byte)
 {
     for (int status = 0; status < 0x300; status += 0x55) {
         int pid = fork();
@@ -41,7 +29,7 @@ static const char *exit_status_is_a_byte(void)
     return NULL;
 }
 
-static const char *wait_finds_every_child(void)
+CHECK(wait_finds_every_child)
 {
     int pids[8], status;
     uint32_t seen = 0;
@@ -59,7 +47,7 @@ static const char *wait_finds_every_child(void)
     return NULL;
 }
 
-static const char *wait_can_choose(void)
+CHECK(wait_can_choose)
 {
     int first = child(seven), second = child(seven), status = 0;
 
@@ -70,7 +58,7 @@ static const char *wait_can_choose(void)
     return NULL;
 }
 
-static const char *wait_need_not_hang(void)
+CHECK(wait_need_not_hang)
 {
     int pid = child(forever), status;
 
@@ -80,7 +68,7 @@ static const char *wait_need_not_hang(void)
     return NULL;
 }
 
-static const char *children_do_not_inherit_children(void)
+CHECK(children_do_not_inherit_children)
 {
     int pid = child(forever), other = child(no_child);
 
@@ -90,7 +78,7 @@ static const char *children_do_not_inherit_children(void)
     return NULL;
 }
 
-static const char *fork_has_a_limit(void)
+CHECK(fork_has_a_limit)
 {
     int pids[70], count = 0, error = 0;
 
@@ -105,14 +93,14 @@ static const char *fork_has_a_limit(void)
     return NULL;
 }
 
-static const char *fork_storm(void)
+CHECK(fork_storm)
 {
     for (int i = 0; i < 100; i++)
         HOLDS(status_of_child(seven) == 7);
     return NULL;
 }
 
-static const char *kill_a_process_that_spins(void)
+CHECK(kill_a_process_that_spins)
 {
     int pid = child(spin);
 
@@ -123,19 +111,13 @@ static const char *kill_a_process_that_spins(void)
     return NULL;
 }
 
-static int kill_self(void)
-{
-    kill(getpid());
-    return 1;
-}
-
-static const char *kill_oneself(void)
+CHECK(kill_oneself)
 {
     HOLDS(status_of_child(kill_self) == STATUS_KILLED);
     return NULL;
 }
 
-static const char *kill_knows_whom_not_to_kill(void)
+CHECK(kill_knows_whom_not_to_kill)
 {
     HOLDS(kill(1) == -E_INVALID);
     HOLDS(kill(0) == -E_PROCESS);
@@ -144,7 +126,7 @@ static const char *kill_knows_whom_not_to_kill(void)
     return NULL;
 }
 
-static const char *kill_a_group(void)
+CHECK(kill_a_group)
 {
     int first = child(forever), second = child(forever);
 
@@ -154,7 +136,7 @@ static const char *kill_a_group(void)
     return NULL;
 }
 
-static const char *setgroup_is_for_children(void)
+CHECK(setgroup_is_for_children)
 {
     HOLDS(setgroup(1, 1) == -E_PROCESS);
     HOLDS(setgroup(0x7fffffff, 0) == -E_PROCESS);
@@ -169,13 +151,13 @@ static int exec_arguments(void)
     return 1;
 }
 
-static const char *exec_passes_arguments(void)
+CHECK(exec_passes_arguments)
 {
     HOLDS(status_of_child(exec_arguments) == 42);
     return NULL;
 }
 
-static const char *exec_that_fails_changes_nothing(void)
+CHECK(exec_that_fails_changes_nothing)
 {
     static char huge[5000];
     char *const words[] = {"x", NULL}, *const too_large[] = {"x", huge, NULL};
@@ -205,14 +187,14 @@ static int exec_write(void)
     return 1;
 }
 
-static const char *files_stay_open_across_exec(void)
+CHECK(files_stay_open_across_exec)
 {
     HOLDS(status_of_child(exec_write) == 42);
     return NULL;
 }
 
 /* The processor is taken away from who does not give it. */
-static const char *preemption(void)
+CHECK(preemption)
 {
     int first = child(spin), second = child(spin);
 
@@ -224,7 +206,7 @@ static const char *preemption(void)
     return NULL;
 }
 
-static const char *process_info_tells_the_truth(void)
+CHECK(process_info_tells_the_truth)
 {
     struct process_info p;
     bool found = false;
@@ -241,7 +223,7 @@ static const char *process_info_tells_the_truth(void)
     return NULL;
 }
 
-static const char *unknown_system_calls(void)
+CHECK(unknown_system_calls)
 {
     HOLDS(syscall(0, 0, 0, 0) == -E_INVALID);
     HOLDS(syscall(1000, 0, 0, 0) == -E_INVALID);
@@ -249,7 +231,7 @@ static const char *unknown_system_calls(void)
     return NULL;
 }
 
-static const char *system_calls_preserve_registers(void)
+CHECK(system_calls_preserve_registers)
 {
     uint32_t result, si = 0x11111111, di = 0x22222222, b = 3, c = 4, d = 5;
 
@@ -258,27 +240,3 @@ static const char *system_calls_preserve_registers(void)
     HOLDS(si == 0x11111111 && di == 0x22222222 && b == 3 && c == 4 && d == 5);
     return NULL;
 }
-
-const struct check process_checks[] = {
-    {"fork-returns-twice", fork_returns_twice},
-    {"exit-status-is-a-byte", exit_status_is_a_byte},
-    {"wait-finds-every-child", wait_finds_every_child},
-    {"wait-can-choose", wait_can_choose},
-    {"wait-need-not-hang", wait_need_not_hang},
-    {"children-do-not-inherit-children", children_do_not_inherit_children},
-    {"fork-has-a-limit", fork_has_a_limit},
-    {"fork-storm", fork_storm},
-    {"kill-a-process-that-spins", kill_a_process_that_spins},
-    {"kill-oneself", kill_oneself},
-    {"kill-knows-whom-not-to-kill", kill_knows_whom_not_to_kill},
-    {"kill-a-group", kill_a_group},
-    {"setgroup-is-for-children", setgroup_is_for_children},
-    {"exec-passes-arguments", exec_passes_arguments},
-    {"exec-that-fails-changes-nothing", exec_that_fails_changes_nothing},
-    {"files-stay-open-across-exec", files_stay_open_across_exec},
-    {"preemption", preemption},
-    {"process-info-tells-the-truth", process_info_tells_the_truth},
-    {"unknown-system-calls", unknown_system_calls},
-    {"system-calls-preserve-registers", system_calls_preserve_registers},
-    {NULL, NULL},
-};

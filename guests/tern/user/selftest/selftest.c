@@ -5,12 +5,9 @@
  */
 #include "selftest.h"
 
-static const struct check *const groups[] = {
-    process_checks, memory_checks, fault_checks, file_checks, pipe_checks, fpu_checks, time_checks,
-    disk_checks,
-};
+extern const struct check checks[], checks_end[]; /* user.ld */
 
-#define GROUPS (sizeof groups / sizeof *groups)
+static char name[64]; /* of the check that is made */
 
 enum { PASSED, FAILED, LEFT_OUT };
 
@@ -54,11 +51,11 @@ static int perform(const struct check *c)
     const char *wrong = c->run();
 
     if (!wrong) {
-        printf("%s: ok\n", c->name);
+        printf("%s: ok\n", name);
         return PASSED;
     }
     bool skipped = strncmp(wrong, SKIPPED, strlen(SKIPPED)) == 0;
-    printf("%s: %s%s\n", c->name, skipped ? "" : "FAILED: ", wrong);
+    printf("%s: %s%s\n", name, skipped ? "" : "FAILED: ", wrong);
     return skipped ? LEFT_OUT : FAILED;
 }
 
@@ -73,18 +70,26 @@ static int run(const struct check *c)
     int status = status_of(pid);
     measure(&after);
     if (status != PASSED && status != FAILED && status != LEFT_OUT) {
-        printf("%s: FAILED: ended with status %x\n", c->name, status);
+        printf("%s: FAILED: ended with status %x\n", name, status);
         return FAILED;
     }
     if (memcmp(&before, &after, sizeof before) != 0) {
-        printf("%s: FAILED: left behind %d frames; files were %sand are %s", c->name,
+        printf("%s: FAILED: left behind %d frames; files were %sand are %s", name,
                after.used - before.used, before.files, after.files);
         return FAILED;
     }
     return status;
 }
 
-static bool wanted(const char *name, int argc, char **argv)
+static void make_name(const char *function)
+{
+    strlcpy(name, function, sizeof name);
+    for (char *at = name; *at; at++)
+        if (*at == '_')
+            *at = '-';
+}
+
+static bool wanted(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++)
         if (strncmp(name, argv[i], strlen(argv[i])) == 0)
@@ -101,10 +106,11 @@ int main(int argc, char **argv)
         return argc == 4 && strcmp(argv[2], "") == 0 && strcmp(argv[3], "two words") == 0 && !argv[4] ? 42 : 1;
     if (argc > 1 && strcmp(argv[1], "--write") == 0)
         return write(number_or(argv[2], 0), "x", 1) == 1 ? 42 : 1;
-    for (size_t g = 0; g < GROUPS; g++)
-        for (const struct check *c = groups[g]; c->name; c++)
-            if (wanted(c->name, argc, argv))
-                counts[run(c)]++;
+    for (const struct check *c = checks; c < checks_end; c++) {
+        make_name(c->name);
+        if (wanted(argc, argv))
+            counts[run(c)]++;
+    }
     printf("%d passed, %d failed, %d skipped\n", counts[PASSED], counts[FAILED], counts[LEFT_OUT]);
     if (counts[FAILED] == 0)
         printf("ALL TESTS PASSED\n");

@@ -9,9 +9,22 @@
  * reason. It must leave nothing behind: no child, no memory, no open file.
  */
 struct check {
-    const char *name;
+    const char *name; /* printed with '-' for '_' */
     const char *(*run)(void);
 };
+
+#ifdef __clang__
+#define IN_ORDER
+#else
+#define IN_ORDER no_reorder, /* GCC turns the table round otherwise */
+#endif
+
+/* Defines a check, and enters it into the table that user.ld makes of them all. */
+#define CHECK(function)                                                                                \
+    static const char *function(void);                                                                 \
+    static const struct check check_##function __attribute__((IN_ORDER used, section("checks"), aligned(4))) = { \
+        #function, function};                                                                          \
+    static const char *function(void)
 
 #define SKIPPED "skipped: "
 #define NO_DISK SKIPPED "no disk"
@@ -22,10 +35,6 @@ struct check {
         if (!(condition))      \
             return #condition; \
     } while (0)
-
-/* The groups, in the order in which they run; each ends with {NULL, NULL}. */
-extern const struct check process_checks[], memory_checks[], fault_checks[], file_checks[], pipe_checks[],
-    fpu_checks[], time_checks[], disk_checks[];
 
 /* Fork a child that calls a function and exits with its result. */
 int child(int (*run)(void));

@@ -1,7 +1,7 @@
 /* Checks of time. */
 #include "selftest.h"
 
-static const char *time_goes_forward(void)
+CHECK(time_goes_forward)
 {
     uint32_t before = uptime();
 
@@ -13,7 +13,7 @@ static const char *time_goes_forward(void)
     return NULL;
 }
 
-static const char *sleep_is_long_enough(void)
+CHECK(sleep_is_long_enough)
 {
     for (uint32_t ms = 0; ms <= 100; ms += 25) {
         uint32_t start = uptime();
@@ -23,7 +23,7 @@ static const char *sleep_is_long_enough(void)
     return NULL;
 }
 
-static const char *time_passes_while_one_spins(void)
+CHECK(time_passes_while_one_spins)
 {
     uint32_t start = uptime();
 
@@ -32,7 +32,7 @@ static const char *time_passes_while_one_spins(void)
     return NULL;
 }
 
-static const char *sleepers_wake_in_order(void)
+CHECK(sleepers_wake_in_order)
 {
     int ends[2];
     char order[5] = "";
@@ -55,7 +55,7 @@ static const char *sleepers_wake_in_order(void)
 
 static int sleep_long(void) { return sleep(1000000); }
 
-static const char *kill_who_sleeps(void)
+CHECK(kill_who_sleeps)
 {
     int pid = child(sleep_long);
 
@@ -67,19 +67,9 @@ static const char *kill_who_sleeps(void)
     return NULL;
 }
 
-static const char *yield_returns(void)
+CHECK(yield_returns)
 {
     for (int i = 0; i < 50; i++)
         HOLDS(yield() == 0);
     return NULL;
 }
-
-const struct check time_checks[] = {
-    {"time-goes-forward", time_goes_forward},
-    {"sleep-is-long-enough", sleep_is_long_enough},
-    {"time-passes-while-one-spins", time_passes_while_one_spins},
-    {"sleepers-wake-in-order", sleepers_wake_in_order},
-    {"kill-who-sleeps", kill_who_sleeps},
-    {"yield-returns", yield_returns},
-    {NULL, NULL},
-};
