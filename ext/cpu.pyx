@@ -74,7 +74,7 @@ cdef extern from "<unicorn/unicorn.h>" nogil:
     int UC_X86_REG_EAX, UC_X86_REG_ECX, UC_X86_REG_EDX, UC_X86_REG_EBX, UC_X86_REG_ESP, UC_X86_REG_EBP
     int UC_X86_REG_ESI, UC_X86_REG_EDI, UC_X86_REG_EFLAGS, UC_X86_REG_GDTR, UC_X86_REG_CR0, UC_X86_REG_CR3
     int UC_X86_REG_CR4, UC_X86_REG_CS, UC_X86_REG_SS, UC_X86_REG_MSR, UC_X86_REG_FP0, UC_X86_REG_FPCW
-    int UC_X86_REG_FPSW, UC_X86_REG_MXCSR, UC_X86_REG_XMM0
+    int UC_X86_REG_FPSW, UC_X86_REG_MXCSR, UC_X86_REG_XMM0, UC_X86_REG_FIP
 
 ctypedef int (*open_f)(int, int, uc_engine **) noexcept nogil
 ctypedef int (*close_f)(uc_engine *) noexcept nogil
@@ -1042,9 +1042,15 @@ cdef class Cpu:
         return self.memory.read(SIDE_DATA, 512)
 
     def load_fpu(self, area):
-        """The reverse: FXRSTOR from 512 bytes."""
+        """The reverse: FXRSTOR from 512 bytes.
+
+        Unicorn's FXSAVE stores the address of the last FPU instruction, its FXRSTOR does not load it.
+        """
+        cdef uint64_t last = int.from_bytes(area[8:16], "little")
         self.memory.write(SIDE_DATA, area)
         self.on_the_side(b"\x0f\xae\x0d", 0)
+        if self.core.uc != NULL:
+            uc_reg_write(<uc_engine *>self.core.uc, UC_X86_REG_FIP, &last)
 
     cdef on_the_side(self, bytes instruction, uint32_t cr0):
         """Run one instruction on SIDE_DATA, in the monitor's own address space; only the FPU can change."""
