@@ -75,6 +75,7 @@ cdef extern from "<unicorn/unicorn.h>" nogil:
     int UC_X86_REG_ESI, UC_X86_REG_EDI, UC_X86_REG_EFLAGS, UC_X86_REG_GDTR, UC_X86_REG_CR0, UC_X86_REG_CR3
     int UC_X86_REG_CR4, UC_X86_REG_CS, UC_X86_REG_SS, UC_X86_REG_MSR, UC_X86_REG_FP0, UC_X86_REG_FPCW
     int UC_X86_REG_FPSW, UC_X86_REG_MXCSR, UC_X86_REG_XMM0, UC_X86_REG_FIP
+    int UC_X86_REG_FCS, UC_X86_REG_FDP, UC_X86_REG_FDS, UC_X86_REG_FOP
 
 ctypedef int (*open_f)(int, int, uc_engine **) noexcept nogil
 ctypedef int (*close_f)(uc_engine *) noexcept nogil
@@ -171,6 +172,11 @@ TSS = 0x8000
 SIDE_ROOT = 0x9000
 """Page tables that map the first 2 MiB one to one, for the monitor's own use of the CPU; two more frames follow."""
 SIDE_DATA = 0xc000
+# Register, offset in FXSAVE's area, size in bytes (Intel SDM 1, table 10-2).
+LAST_X87_INSTRUCTION = (
+    (UC_X86_REG_FOP, 6, 2), (UC_X86_REG_FIP, 8, 4), (UC_X86_REG_FCS, 12, 2), (UC_X86_REG_FDP, 16, 4),
+    (UC_X86_REG_FDS, 20, 2),
+)
 POOL = 0x10000
 """From here to 16 MiB: frames for shadow tables."""
 
@@ -1037,20 +1043,30 @@ cdef class Cpu:
     # -------------------------------------------------------------- FPU
 
     def save_fpu(self):
-        """The 512 bytes that FXSAVE stores of x87, MMX and SSE (Intel SDM 1, 10.5.1): the CPU is asked itself."""
+        """The 512 bytes that FXSAVE stores of x87, MMX and SSE (Intel SDM 1, 10.5.1): the CPU is asked itself.
+
+        Unicorn's FXSAVE leaves out where the last x87 instruction and its operand were, which its FNSAVE
+        shows to a guest; so these registers are taken one by one.
+        """
+        cdef uint64_t value
         self.on_the_side(b"\x0f\xae\x05", 0)
-        return self.memory.read(SIDE_DATA, 512)
+        area = bytearray(self.memory.read(SIDE_DATA, 512))
+        if self.core.uc != NULL:
+            for register, offset, size in LAST_X87_INSTRUCTION:
+                value = 0
+                uc_reg_read(<uc_engine *>self.core.uc, register, &value)
+                area[offset : offset + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        return bytes(area)
 
     def load_fpu(self, area):
-        """The reverse: FXRSTOR from 512 bytes.
-
-        Unicorn's FXSAVE stores the address of the last FPU instruction, its FXRSTOR does not load it.
-        """
-        cdef uint64_t last = int.from_bytes(area[8:16], "little")
+        """The reverse: FXRSTOR from 512 bytes."""
+        cdef uint64_t value
         self.memory.write(SIDE_DATA, area)
         self.on_the_side(b"\x0f\xae\x0d", 0)
         if self.core.uc != NULL:
-            uc_reg_write(<uc_engine *>self.core.uc, UC_X86_REG_FIP, &last)
+            for register, offset, size in LAST_X87_INSTRUCTION:
+                value = int.from_bytes(area[offset : offset + size], "little")
+                uc_reg_write(<uc_engine *>self.core.uc, register, &value)
 
     cdef on_the_side(self, bytes instruction, uint32_t cr0):
         """Run one instruction on SIDE_DATA, in the monitor's own address space; only the FPU can change."""
