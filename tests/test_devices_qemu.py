@@ -210,6 +210,10 @@ def test_the_keyboard_controller_answers_the_same_under_random_programming(kerne
                 script.append(write(0x60, rng.randrange(256) | 3))
             elif command == 0xD4:
                 script.append(write(0x60, rng.choice((*mouse, rng.randrange(256)))))
+                if rng.random() < 0.2:  # what makes it tell that it has a wheel, or five buttons
+                    rates = rng.choice(((200, 100, 80), (200, 200, 80), (200, 80)))
+                    to_mouse = [byte for rate in rates for byte in (0xF3, rate)] + [0xF2, 0xEB]
+                    script += [step for byte in to_mouse for step in (write(0x64, 0xD4), write(0x60, byte))]
             elif rng.random() < 0.7:
                 script.append(write(0x60, rng.randrange(256)))
         elif kind < 0.9:

@@ -55,6 +55,7 @@ class I8042(Device):
     """``on_reset`` is called when the guest pulls the CPU's reset line."""
 
     name = "i8042"
+    version = 2
     Fields = I8042Fields
 
     def __init__(self, keyboard_line: Line, mouse_line: Line, on_reset: Callable[[], object]) -> None:

@@ -7,7 +7,7 @@ of an earlier answer, while the mouse queues its answers. Both answer at once.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -151,6 +151,10 @@ class MouseFields(Struct, forbid_unknown_fields=True):
     resolution: U8
     rate: U8
     wrap: Bit
+    kind: Literal[0, 3, 4]
+    """As it identifies itself: a plain mouse, one with a wheel, one with five buttons."""
+    knocks: Annotated[int, Meta(ge=0, le=3)]
+    """How far the sequence of sample rates has come that changes the kind."""
 
 
 class Mouse(Ps2Device):
@@ -168,6 +172,8 @@ class Mouse(Ps2Device):
         self.resolution = 0
         self.status = 0
         self.wrap = 0
+        self.kind = 0
+        self.knocks = 0
         self.command = 0
         self.last = 0
         self.queue.clear()
@@ -183,6 +189,7 @@ class Mouse(Ps2Device):
         if command:
             if command == 0xF3:
                 self.rate = value
+                self._knock(value)
             else:
                 self.resolution = value
             self.put(ACK)
@@ -190,6 +197,17 @@ class Mouse(Ps2Device):
             self.put(value)
         else:
             self._execute(value)
+
+    def _knock(self, rate: int) -> None:
+        """Rates of 200, 100, 80 make it a mouse with a wheel, 200, 200, 80 one with five buttons."""
+        if self.knocks == 0:
+            self.knocks = 1 if rate == 200 else 0
+        elif self.knocks == 1:
+            self.knocks = {100: 2, 200: 3}.get(rate, 0)
+        else:
+            if rate == 80:
+                self.kind = 3 if self.knocks == 2 else 4
+            self.knocks = 0
 
     def _execute(self, value: int) -> None:
         answer: tuple[int, ...] = (ACK,)
@@ -204,7 +222,7 @@ class Mouse(Ps2Device):
         elif value == 0xEA:
             self.status &= ~0x40
         elif value == 0xEB:  # one report: no button, no movement
-            answer = (ACK, 0x08, 0, 0)
+            answer = (ACK, 0x08, 0, 0, 0) if self.kind else (ACK, 0x08, 0, 0)
         elif value == 0xEC and self.wrap:
             self.wrap = 0
         elif value == 0xEE:
@@ -212,7 +230,7 @@ class Mouse(Ps2Device):
         elif value == 0xF0:
             self.status |= 0x40
         elif value == 0xF2:
-            answer = (ACK, 0x00)
+            answer = (ACK, self.kind)
         elif value == 0xF4:
             self.status |= 0x20
         elif value == 0xF5:
@@ -220,7 +238,9 @@ class Mouse(Ps2Device):
         elif value == 0xF6:
             self._set_defaults()
         elif value == 0xFF:
-            self.power_on()
+            # As in QEMU, even a reset is taken in wrap mode, and it stays in it; what was sent is lost.
+            self.kind = 0
+            self.queue.clear()
             self._set_defaults()
             answer = (ACK, SELF_TEST_PASSED, 0x00)
         else:

@@ -354,16 +354,28 @@ class Rtc(Device):
         self.updated = seconds
 
     def _next_alarm(self) -> int | None:
-        """The first second after ``updated`` at which the alarm strikes, or None."""
-        if not self._running():
+        """The first second after ``updated`` at which the alarm strikes, or None.
+
+        SET does not hold the updates up, only the registers; as in QEMU, an alarm for the second after the
+        one that they show strikes at every update then. (One for later would strike that much later than
+        the registers were last touched; that is left out.)
+        """
+        if self._running():
+            return self._alarm_from(self.updated + 1)
+        if not self.cmos[REG_B] & B_SET:
             return None
+        cmos, decode = self.cmos, self._decode
+        shown = self._decode_hour(cmos[HOURS]) * 3600 + decode(cmos[MINUTES]) * 60 + decode(cmos[SECONDS])
+        return self.updated + 1 if self._alarm_from(shown + 1) == shown + 1 else None
+
+    def _alarm_from(self, start: int) -> int | None:
+        """The first second from ``start`` on that the alarm registers name, or None."""
         cmos = self.cmos
         hour = None if cmos[HOURS_ALARM] >= 0xC0 else self._decode_hour(cmos[HOURS_ALARM])
         minute = None if cmos[MINUTES_ALARM] >= 0xC0 else self._decode(cmos[MINUTES_ALARM])
         second = None if cmos[SECONDS_ALARM] >= 0xC0 else self._decode(cmos[SECONDS_ALARM])
         if (hour or 0) > 23 or (minute or 0) > 59 or (second or 0) > 59:
             return None
-        start = self.updated + 1
         midnight = start - start % 86_400
         for at_hour in range(start % 86_400 // 3600, 49):
             if hour is not None and at_hour % 24 != hour:
