@@ -91,6 +91,12 @@ def test_the_kernel_shows_itself_in_proc() -> None:
     assert mounts[0] == "/: archive"
 
 
+def test_it_stays_small_enough_to_be_read() -> None:
+    sources = [path for kind in ("c", "h", "S") for path in (GUESTS / "tern").rglob(f"*.{kind}")]
+    assert sum(len(path.read_text().splitlines()) for path in sources) < 9000
+    assert build().stat().st_size <= 512 * 1024
+
+
 def module(path: Path, files: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in files.items():

@@ -83,8 +83,11 @@ static const char *check_inodes(void)
 
 static const char *check_bitmap(void)
 {
+    struct buffer *b = NULL;
+
     for (uint32_t block = 0; block < superblock.blocks; block++) {
-        struct buffer *b = block_get(superblock.bitmap_start + block / BITS_IN_BLOCK);
+        if (block % BITS_IN_BLOCK == 0)
+            b = block_get(superblock.bitmap_start + block / BITS_IN_BLOCK);
         if (!b)
             return "the bitmap cannot be read";
         bool used = b->data[block % BITS_IN_BLOCK / 8] & 1 << block % 8;

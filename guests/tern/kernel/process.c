@@ -235,7 +235,7 @@ void wait_on(const void *channel)
     interrupts_on();
 }
 
-/* The idle loop must always be there to run; and an interrupt borrows somebody else's stack. */
+/* Not the idle loop, which must always be there to run, and is also what boots. */
 bool process_may_sleep(void)
 {
     return current != &idle;

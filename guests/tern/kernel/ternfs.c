@@ -567,9 +567,11 @@ static void free_orphans(uint32_t orphans)
 static uint32_t count_free(void)
 {
     uint32_t count = 0;
+    struct buffer *bitmap = NULL;
 
     for (uint32_t block = 0; block < superblock.blocks; block++) {
-        struct buffer *bitmap = bitmap_of(block);
+        if (block % BITS_IN_BLOCK == 0)
+            bitmap = bitmap_of(block);
         count += bitmap && !(bitmap->data[block % BITS_IN_BLOCK / 8] & 1 << block % 8);
     }
     return count;

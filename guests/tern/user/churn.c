@@ -1,8 +1,8 @@
 /*
- * churn [ROUNDS]: work for the disk, in its root directory. Round N makes a file "new", writes it, renames it to rN,
- * removes r(N-5), appends "N" and a newline to the file "rounds", and tells "synced N" when all of that is safe. The
- * contents of rN are words made from N, so whoever looks at the disk later knows what must be there. Goes
- * on where it stopped.
+ * churn [ROUNDS]: work for the disk, in its root directory. Round N makes a file "new", writes it, renames
+ * it to rN, removes r(N-5), appends "N" and a newline to the file "rounds", and tells "synced N" when all
+ * of that is safe. The contents of rN are words made from N, so whoever looks at the disk later knows what
+ * must be there. Goes on where it stopped.
  */
 #include "user.h"
 

@@ -2,10 +2,10 @@
  * The shell: sh, sh COMMANDS, sh -c COMMANDS.
  *
  * It runs the commands of its argument first (the kernel's run= option), then those that are typed, or
- * come from whatever file its input is; with -c it runs the argument and no more, in silence. A command is a program's name and its
- * arguments; < > >> name files for its input and output, '|' passes the output of one to the next, ';'
- * separates commands, '&' at the end of one puts it in the background, '#' begins a comment, quotes keep
- * blanks together, and $? is the status of the last command.
+ * come from whatever file its input is; with -c it runs the argument and no more, in silence. A command
+ * is a program's name and its arguments; < > >> name files for its input and output, '|' passes the
+ * output of one to the next, ';' separates commands, '&' at the end of one puts it in the background,
+ * '#' begins a comment, quotes keep blanks together, and $? is the status of the last command.
  */
 #include "user.h"
 

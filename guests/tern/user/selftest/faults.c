@@ -49,7 +49,8 @@ FAULT(fault_divide, DIVIDE, __asm__ volatile("divl %0" : : "r"(0), "a"(1), "d"(0
 FAULT(fault_divide_overflow, DIVIDE, __asm__ volatile("idivl %0" : : "r"(-1), "a"(0x80000000), "d"(-1)))
 FAULT(fault_breakpoint, BREAKPOINT, __asm__ volatile("int3"))
 FAULT(fault_overflow, OVERFLOW, __asm__ volatile("addl %0, %0\n\tinto" : : "r"(0x7fffffff)))
-FAULT(fault_bound, BOUND, static const int limits[] = {1, 2}; __asm__ volatile("boundl %0, %1" : : "r"(3), "m"(limits)))
+FAULT(fault_bound, BOUND, static const int limits[] = {1, 2};
+      __asm__ volatile(".byte 0x62, 0x01" : : "a"(3), "c"(limits))) /* BOUND EAX, [ECX] */
 FAULT(fault_opcode, OPCODE, __asm__ volatile(".byte 0x0f, 0x0b"))
 FAULT(fault_halt, PROTECTION, __asm__ volatile("hlt"))
 FAULT(fault_interrupts_off, PROTECTION, __asm__ volatile("cli"))

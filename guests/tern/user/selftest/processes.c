@@ -3,7 +3,7 @@
 
 static int seven(void) { return 7; }
 static int forever(void) { for (;;) sleep(1000); return 0; }
-static int spin(void) { for (;;) ; return 0; }
+static int spin(void) { for (;;) __asm__ volatile(""); return 0; }
 static int kill_self(void) { kill(getpid()); return 1; }
 static int no_child(void) { int status; return wait(-1, &status, 0) == -E_PROCESS; }
 

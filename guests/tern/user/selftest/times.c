@@ -42,7 +42,7 @@ CHECK(sleepers_wake_in_order)
         if (fork() > 0)
             continue;
         sleep(100 * (4 - i));
-        write(ends[1], "abcd" + i, 1);
+        write(ends[1], &"abcd"[i], 1);
         exit(0);
     }
     for (int i = 0; i < 4; i++)
