@@ -10,6 +10,8 @@ from __future__ import annotations
 RAM_BASE = 16 << 20
 """Host-physical address of guest-physical 0: the monitor's memory lies below."""
 
+_BASE = RAM_BASE
+
 NOWHERE = -1
 
 HOLE = 0xA0000
@@ -25,10 +27,10 @@ class PhysicalMap:
         self.size = size
 
     def hpa(self, gpa: int) -> int:
-        """Host-physical address of ``gpa``, or NOWHERE."""
+        """Host-physical address of ``gpa``, or NOWHERE (-1)."""
         if gpa < HOLE or HIGH <= gpa < self.size or TEXT <= gpa < ROM:
-            return RAM_BASE + gpa
-        return NOWHERE
+            return _BASE + gpa
+        return -1
 
     def regions(self) -> list[tuple[int, int]]:
         """(first address, size) of each piece of RAM, as the boot information reports it."""

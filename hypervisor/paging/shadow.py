@@ -25,11 +25,13 @@ from hypervisor.ext.cpu import ONES, POOL, SINK, Cpu
 from hypervisor.ext.memory import MONITOR_SIZE, PhysicalMemory
 from hypervisor.hardware import untranslatable
 from hypervisor.hardware.faults import INVALID_OPCODE, GuestFault
+from hypervisor.paging.entries import ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE
 from hypervisor.paging.physical import NOWHERE, RAM_BASE, PhysicalMap
-from hypervisor.paging.walk import PRESENT, USER, WRITABLE, GuestTables, Translation
+from hypervisor.paging.walk import GuestTables, Translation
 
-NX = 1 << 63
-ADDRESS = 0x000FFFFFFFFFF000
+NEIGHBOURS = 16
+"""Entries that are filled together: an aligned group, so never across two tables."""
+CACHEABLE = PRESENT | ACCESSED
 LINK = 0x7
 """Rights in the upper levels: everything; the last level decides."""
 
@@ -142,6 +144,42 @@ class ShadowPaging:
                 return
             self.make_data(frame)
         self.fill(slot, entry, page, write, fetch)
+        if self.guest.enabled and not page.large:
+            self.prefill(gva)
+
+    def prefill(self, gva: int) -> None:
+        """Fill the neighbours of an entry that was just filled: where one page is used, others are.
+
+        The guest must not be able to tell, so only what its processor might have cached is filled: entries
+        that have Accessed set already, writable only with Dirty set. Nothing changes in guest memory.
+        """
+        guest, memory = self.guest, self.memory
+        upper = guest.load(guest.directory + (gva >> 22) * 4)
+        group = gva & ~(NEIGHBOURS * 0x1000 - 1)
+        slot = self.slot(group)
+        table = (upper & ~0xFFF) + (group >> 12 & 1023) * 4
+        for n in range(NEIGHBOURS):
+            lower = guest.load(table + 4 * n)
+            if lower & CACHEABLE != CACHEABLE or memory.load64(slot + 8 * n):
+                continue
+            hpa = self.physical.hpa(lower & ~0xFFF)
+            if hpa == NOWHERE:
+                continue
+            both = upper & lower
+            entry = hpa | PRESENT | (both & USER)
+            if self.code[lower >> 12]:
+                if not self.harmless(group + 0x1000 * n, lower >> 12):
+                    entry |= NX
+            else:
+                entry |= NX
+                if both & WRITABLE and lower & DIRTY:
+                    entry |= WRITABLE
+            memory.store64(slot + 8 * n, entry)
+
+    def harmless(self, gva: int, frame: int) -> bool:
+        """Is this code frame known to hold nothing untranslatable, alone and together with the page before?"""
+        before = self.code_at(gva - 0x1000)
+        return self.inspected[frame] == INSPECTED and (before < 0 or self.inspected[before] == INSPECTED)
 
     def fill(self, slot: int, entry: int, page: Translation, write: bool, fetch: bool) -> None:
         """Write a last-level entry for RAM: as much as the guest's tables and the frame's use allow."""

@@ -8,14 +8,8 @@ from __future__ import annotations
 
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.hardware.faults import PAGE_FAULT, GuestFault
+from hypervisor.paging.entries import ACCESSED, DIRTY, LARGE, PRESENT, USER, WRITABLE
 from hypervisor.paging.physical import NOWHERE, PhysicalMap
-
-PRESENT = 0x001
-WRITABLE = 0x002
-USER = 0x004
-ACCESSED = 0x020
-DIRTY = 0x040
-LARGE = 0x080
 
 ONES = 0xFFFFFFFF
 
