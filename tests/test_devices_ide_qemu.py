@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import struct
+from pathlib import Path
 
 import pytest
 from port_script import (
@@ -116,13 +117,34 @@ def test_a_kernel_finds_the_drives_as_the_firmware_leaves_them(compare, number):
     compare(script, *(noise(place, 2000 + place) for place in range(number)))
 
 
-def test_a_kernel_finds_the_disks_in_the_cmos(compare):
+def sparse(path: Path, sectors: int, first: bytes = b"") -> tuple[MemoryDisk, list[str]]:
+    """A large disk of zeros, here and as QEMU's option."""
+    with path.open("wb") as file:
+        file.write(first)
+        file.truncate(sectors * 512)
+    disk = MemoryDisk(first or bytes(512))
+    disk.sectors = sectors
+    return disk, ["-drive", f"file={path},format=raw,if=ide,snapshot=on"]
+
+
+def test_a_kernel_finds_the_disks_in_the_cmos(kernel, tmp_path):
     indexes = (0x12, *range(0x19, 0x2D), 0x39)
     script = [step for index in indexes for step in indexed(0x70, index)]
-    sizes = {16_384: entry(254, 63), 2_000_000: entry(15, 32), 3_000: b"", 1: b""}
-    disks = [partitioned(bytes(size * 512), table) for size, table in sizes.items()]
-    for first, second in itertools.pairwise(disks):
-        compare(script, first, second)
+    sizes = {
+        16_384: entry(254, 63),
+        3 << 20: entry(254, 63),
+        1 << 21: entry(15, 32),
+        3_000: b"",
+        1 << 28: b"",
+    }
+    drives = [
+        sparse(tmp_path / str(size), size, partitioned(bytes(512), table)) for size, table in sizes.items()
+    ]
+    for (first, there), (second, also_there) in itertools.pairwise(drives):
+        here = play_here(script, Recorder(disks=[first, second]))
+        assert (
+            differences(script, here, play_on_qemu(kernel, script, "-nodefaults", *there, *also_there)) == []
+        )
 
 
 @pytest.mark.parametrize(
@@ -143,15 +165,9 @@ def test_the_shape_of_a_disk_follows_its_partition_table(compare, table):
 @pytest.mark.parametrize("sectors", [1, 1008, 2048, 1024 * 1008, 1025 * 1008, 1 << 24, (1 << 28) + 5])
 def test_drives_of_any_size_identify_themselves_alike(kernel, tmp_path, sectors):
     script = [*command(0xEC), *words(256), *command(0xF8), *look(), *command(0x27), *look(), *look_behind()]
-    image = tmp_path / "disk.img"
-    with image.open("wb") as file:
-        file.truncate(sectors * 512)
-    disk = MemoryDisk(bytes(512))
-    disk.sectors = sectors
+    disk, option = sparse(tmp_path / "disk.img", sectors)
     here = play_here(script, Recorder(disks=[disk]))
-    there = play_on_qemu(
-        kernel, script, "-nodefaults", "-drive", f"file={image},format=raw,if=ide,snapshot=on"
-    )
+    there = play_on_qemu(kernel, script, "-nodefaults", *option)
     assert differences(script, here, there) == []
 
 

@@ -32,8 +32,10 @@ PASSED = 0x01
 """In the error register after diagnostics."""
 DEVICE_ALWAYS, DEVICE_LBA, DEVICE_SECOND, DEVICE_HEAD = 0xA0, 0x40, 0x10, 0x0F
 """Bits of the device register."""
-COMMAND_TIME = 2_000
-"""Nanoseconds of virtual time."""
+COMMAND_TIME = 1_000
+"""Nanoseconds of virtual time: enough instructions for a driver that gives the command first and gets ready
+for the interrupt then, as on QEMU, and few enough for one that asks again and again.
+"""
 
 
 class Backend(Protocol):

@@ -74,6 +74,8 @@ class Ide(Device):
         self.slave = Drive(1, backends[1], self._interrupt, self._begin)
         self._drives = (self.master, self.slave)
         self._empty = not disks
+        self._raised = True
+        """May the line be up? The 8259 knows; this saves asking it at every look at the status."""
         self.control = 0
         self.reset()
 
@@ -88,7 +90,7 @@ class Ide(Device):
         self._idle()
         for drive in self._drives:
             drive.reset()
-        self._set_line(0)
+        self._lower()
 
     def _idle(self) -> None:
         self.operation = "none"
@@ -100,7 +102,12 @@ class Ide(Device):
 
     def _interrupt(self) -> None:
         if not self.control & NO_INTERRUPT:
+            self._raised = True
             self._set_line(1)
+
+    def _lower(self) -> None:
+        self._raised = False
+        self._set_line(0)
 
     def _begin(self, operation: str, failed: bool) -> None:
         self.operation = operation
@@ -128,13 +135,14 @@ class Ide(Device):
     # ------------------------------------------------------------------------------ registers
 
     def read(self, offset: int, size: int) -> int:
-        self.advance(self._clock.now)
+        if self.due is not None:
+            self.advance(self._clock.now)
         drive = self._drives[self.selected]
         if offset == DATA:
             # A byte access takes a whole word: the Solaris boot loader counts on that.
             return drive.read_data(2) & 0xFF if size == 1 else drive.read_data(size)
-        if offset == STATUS:
-            self._set_line(0)
+        if offset == STATUS and self._raised:
+            self._lower()
         if self._empty:
             return 0
         if offset in (ERROR, STATUS, ALTERNATE_STATUS):
@@ -173,7 +181,7 @@ class Ide(Device):
             self._write_control(value)
         elif offset == COMMAND:
             self.control &= ~PREVIOUS
-            self._set_line(0)
+            self._lower()
             execute(drive, value)
         elif not drive.status & (BUSY | REQUEST):
             self._write_parameter(offset, value)
@@ -241,6 +249,7 @@ class Ide(Device):
     def load(self, fields: Any) -> None:
         for name in ("selected", "control", "operation", "failed", "due"):
             setattr(self, name, getattr(fields, name))
+        self._raised = True
         self.master.load(fields.master)
         self.slave.load(fields.slave)
         self._rescheduled()

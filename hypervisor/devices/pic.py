@@ -276,15 +276,11 @@ class Pic(Device):
 
     def set_line(self, irq: int, level: int) -> None:
         """A device drives IRQ ``irq``."""
-        if irq < 8:
-            chip = self.master
-            before = chip.irr
-            chip.set_line(irq, level)
-            if chip.irr != before:
-                self._update(chip)
-        else:
-            self.slave.set_line(irq - 8, level)
-            self._update(self.slave)
+        chip = self.master if irq < 8 else self.slave
+        before = chip.irr
+        chip.set_line(irq & 7, level)
+        if chip.irr != before:
+            self._update(chip)
 
     def would_interrupt(self, irq: int) -> bool:
         """Whether an edge on ``irq`` would raise INTR: if not, its exact time can wait."""
