@@ -158,15 +158,19 @@ class VirtualMachine(Inspection):
         """An empty machine, to be restored into. ``disks`` name the images of those in ``config``."""
         vm = cls(config, disks)
         try:
-            if config.devices and config.devices != vm.config.devices:
-                raise StateError(
-                    f"the machine has devices {config.devices}, this monitor offers {vm.config.devices}"
-                )
-            vm.disks.check_config(config.disks)
+            vm.check_devices(config)
         except BaseException:
             vm.close()
             raise
         return vm
+
+    def check_devices(self, config: MachineConfig) -> None:
+        """Raise StateError if ``config`` wants other devices or disks than this machine has."""
+        if config.devices and config.devices != self.config.devices:
+            raise StateError(
+                f"the machine has devices {config.devices}, this monitor offers {self.config.devices}"
+            )
+        self.disks.check_config(config.disks)
 
     def enter_kernel(self, entry: int, information: int) -> None:
         """The machine state that the Multiboot specification promises a kernel (section 3.2)."""

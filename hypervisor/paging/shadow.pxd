@@ -27,7 +27,7 @@ cdef class ShadowPaging:
     cpdef prefill(self, uint32_t gva)
     @cython.locals(before="long long")
     cpdef bint harmless(self, uint32_t gva, uint32_t frame) except? -1
-    cpdef long long code_at(self, uint32_t gva) except? -2
+    cpdef long long code_at(self, long long gva) except? -2
     @cython.locals(old=uint64_t)
     cpdef fill(self, uint64_t slot, uint64_t entry, Translation page, bint write, bint fetch)
     @cython.locals(page=Translation, hpa="long long")

@@ -115,7 +115,9 @@ def write_stream(
     if len(ram) != total or total % PAGE_SIZE:
         raise StateError(f"RAM has {len(ram)} bytes, the configuration says {total}")
     if len(state.disks) != len(state.config.disks):
-        raise StateError(f"the state is of {len(state.disks)} disks, its configuration of {len(state.config.disks)}")
+        raise StateError(
+            f"the state is of {len(state.disks)} disks, its configuration of {len(state.config.disks)}"
+        )
     out = SectionWriter(write, STATE_VERSION)
     out.section("config", _pack("config", Configuration(state.config, state.identity, state.epoch)))
     out.section("cpu", _pack("cpu", state.cpu))
