@@ -369,7 +369,6 @@ cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept no
     cdef uint32_t i
     cdef uint8_t byte
     cdef uint8_t last = 0
-    cdef uint8_t forms = 0
     cdef uint8_t *code
     if not core.watching or core.lent:
         return False
@@ -386,9 +385,6 @@ cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept no
         byte = code[offset]
         if core.one_byte[byte] or (last == 0x0f and core.two_byte[byte]):
             return True
-        if byte < 0xc0 and forms >> (byte >> 3 & 7) & 1:
-            return True
-        forms = core.one_forms[byte] | (core.two_forms[byte] if last == 0x0f else 0)
         last = byte
         offset += 1
     return False
@@ -456,7 +452,6 @@ cdef class Cpu:
         self.enter_guest_mode(intercepts, control_reads, control_writes)
         self.check_layout()
         self.locate_error_code()
-        self.locate_fpu_pointers()
         self.check(uc_hook_add(uc, &self.edge_hook, UC_HOOK_EDGE_GENERATED, <void *>on_new_block, core, 1, 0),
                    "hook translation")
         if exact:
@@ -653,21 +648,6 @@ cdef class Cpu:
         if self.fault_address() != 0xf0000000:
             self.refuse("EXITINFO2")
 
-    cdef locate_fpu_pointers(self):
-        """FIP and FDP: load a number, and both stand side by side in CPUX86State, FCS and FDS before them."""
-        cdef uint64_t wanted[2]
-        cdef uint32_t i
-        cdef uint32_t hits = 0
-        wanted[0], wanted[1] = <uint64_t>PROBE_CODE, <uint64_t>SIDE_DATA
-        self.on_the_side(b"\xd9\x05", 0)
-        for i in range(8, 16384 - 16, 8):
-            if (<uint64_t *>(self.core.env + i))[0] == wanted[0] and (<uint64_t *>(self.core.env + i))[1] == wanted[1]:
-                self.fpu_pointers = i
-                hits += 1
-        if hits != 1 or (<uint16_t *>(self.core.env + self.fpu_pointers - 6))[0] != 9:
-            self.refuse(f"the pointers of the FPU were found {hits} times")
-        self.load_fpu(bytes(512))
-
     cdef probe_run(self, uint32_t eip):
         self.core.exit_code = 0
         uc_emu_start(<uc_engine *>self.core.uc, eip, 0, 0, 0)
@@ -860,18 +840,12 @@ cdef class Cpu:
 
     # -------------------------------------------------------------- translated code
 
-    def watch_opcodes(self, one_byte, two_byte, one_byte_forms, two_byte_forms):
-        """Announce new blocks (EXIT_SCAN) that hold one of these bytes, or 0x0f followed by one of those.
-
-        The other two are the same for opcodes that matter only with a memory operand: opcode -> bits for the
-        values of the ModRM byte's reg field.
-        """
-        self.core.watching = bool(one_byte or two_byte or one_byte_forms or two_byte_forms)
+    def watch_opcodes(self, one_byte, two_byte):
+        """Announce new blocks (EXIT_SCAN) that hold one of these bytes, or 0x0f followed by one of those."""
+        self.core.watching = bool(one_byte or two_byte)
         for i in range(256):
             self.core.one_byte[i] = i in one_byte
             self.core.two_byte[i] = i in two_byte
-            self.core.one_forms[i] = one_byte_forms.get(i, 0)
-            self.core.two_forms[i] = two_byte_forms.get(i, 0)
 
     cpdef void set_lent(self, bint lent):
         """The next runs are of one instruction with a page on loan: it was looked at before."""
@@ -1069,7 +1043,6 @@ cdef class Cpu:
     # -------------------------------------------------------------- FPU
 
     def save_fpu(self):
-<<<<<<< Updated upstream
         """The 512 bytes that FXSAVE stores of x87, MMX and SSE (Intel SDM 1, 10.5.1): the CPU is asked itself.
 
         Unicorn's FXSAVE leaves out where the last x87 instruction and its operand were, which its FNSAVE
@@ -1083,24 +1056,10 @@ cdef class Cpu:
                 value = 0
                 uc_reg_read(<uc_engine *>self.core.uc, register, &value)
                 area[offset : offset + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-=======
-        """The 512 bytes that FXSAVE stores of x87, MMX and SSE (Intel SDM 1, 10.5.1): the CPU is asked itself."""
-        cdef uint8_t *pointers = self.core.env + self.fpu_pointers
-        self.on_the_side(b"\x0f\xae\x05", 0)
-        area = bytearray(self.memory.read(SIDE_DATA, 512))
-        if len(area) == 512:
-            # Where the last x87 instruction and its operand were. This CPU keeps them, and shows them to
-            # FNSTENV and FNSAVE, but FXSAVE and FXRSTOR leave them out.
-            area[8:12] = pointers[:4]
-            area[12:14] = (pointers - 6)[:2]
-            area[16:20] = (pointers + 8)[:4]
-            area[20:22] = (pointers - 4)[:2]
->>>>>>> Stashed changes
         return bytes(area)
 
     def load_fpu(self, area):
         """The reverse: FXRSTOR from 512 bytes."""
-<<<<<<< Updated upstream
         cdef uint64_t value
         self.memory.write(SIDE_DATA, area)
         self.on_the_side(b"\x0f\xae\x0d", 0)
@@ -1108,17 +1067,6 @@ cdef class Cpu:
             for register, offset, size in LAST_X87_INSTRUCTION:
                 value = int.from_bytes(area[offset : offset + size], "little")
                 uc_reg_write(<uc_engine *>self.core.uc, register, &value)
-=======
-        cdef uint8_t *pointers = self.core.env + self.fpu_pointers
-        if self.core.uc == NULL:
-            return
-        self.memory.write(SIDE_DATA, area)
-        self.on_the_side(b"\x0f\xae\x0d", 0)
-        (<uint64_t *>pointers)[0] = int.from_bytes(area[8:12], "little")
-        (<uint64_t *>(pointers + 8))[0] = int.from_bytes(area[16:20], "little")
-        (<uint16_t *>(pointers - 6))[0] = int.from_bytes(area[12:14], "little")
-        (<uint16_t *>(pointers - 4))[0] = int.from_bytes(area[20:22], "little")
->>>>>>> Stashed changes
 
     cdef on_the_side(self, bytes instruction, uint32_t cr0):
         """Run one instruction on SIDE_DATA, in the monitor's own address space; only the FPU can change."""

@@ -48,8 +48,6 @@ cdef struct Core:
     Recent taken[1024]
     uint8_t one_byte[256]
     uint8_t two_byte[256]
-    uint8_t one_forms[256]
-    uint8_t two_forms[256]
 
 
 cdef class Cpu:
@@ -58,7 +56,6 @@ cdef class Cpu:
     cdef readonly bint exact
     cdef readonly str error
     cdef uint32_t error_code_offset
-    cdef uint32_t fpu_pointers
     cdef dict site_hooks
     cdef uint64_t edge_hook, block_hook, intr_hook
     cdef check(self, int error, str what)
@@ -70,7 +67,6 @@ cdef class Cpu:
     cdef check_layout(self)
     cdef void set_table(self, int at, uint32_t selector, uint64_t base, uint32_t limit, uint32_t flags)
     cdef locate_error_code(self)
-    cdef locate_fpu_pointers(self)
     cdef probe_run(self, uint32_t eip)
     cdef uc_flush(self)
     cdef uint32_t not_run(self, uint32_t at)

@@ -1,6 +1,6 @@
 """Types of ext/cpu.pyx; what each does stands there."""
 
-from collections.abc import Container, KeysView, Mapping
+from collections.abc import Iterable, KeysView
 
 from _typeshed import ReadableBuffer
 
@@ -55,13 +55,7 @@ class Cpu:
     def running(self) -> bool: ...
     @property
     def new_block(self) -> tuple[int, int]: ...
-    def watch_opcodes(
-        self,
-        one_byte: Container[int],
-        two_byte: Container[int],
-        one_byte_forms: Mapping[int, int],
-        two_byte_forms: Mapping[int, int],
-    ) -> None: ...
+    def watch_opcodes(self, one_byte: Iterable[int], two_byte: Iterable[int]) -> None: ...
     def add_site(self, address: int) -> None: ...
     def remove_site(self, address: int) -> None: ...
     @property

@@ -39,7 +39,6 @@ from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.decode import Decoder, Instruction
 from hypervisor.monitor.privileged import EMULATED
 from hypervisor.monitor.sites import Sites
-from hypervisor.monitor.unrestartable import UNRESTARTABLE
 from hypervisor.monitor.vcpu import NEVER, VirtualCpu
 from hypervisor.techniques.base import Technique
 
@@ -124,7 +123,7 @@ class Monitor:
         self.devices = devices
         self.clock = clock
         self.exact = clock.exact
-        self.decoder = Decoder(EMULATED | UNRESTARTABLE)
+        self.decoder = Decoder(dict(EMULATED))
         self.sites = Sites(v, technique)
         self.stop: Stop | None = None
         """Set by a device or a handler: stop after this instruction, because …"""
@@ -325,12 +324,9 @@ class Monitor:
     def on_site(self) -> None:
         """A watched instruction is about to run; or something else, in another program at its address."""
         instruction = self.decoder.at(self.v)
-        if instruction is not None and self.sites.watched(instruction):
+        if instruction is not None and instruction.name in self.sites.names:
             self.carry_out(instruction)
             self.refresh()
-        elif self.sites.suspected(self.cpu.linear_eip()):
-            # A form of it that Capstone does not know, such as one with a LOCK prefix: there is none.
-            self.fault(GuestFault(INVALID_OPCODE))
         else:
             self.sites.drop(self.cpu.linear_eip())
 
