@@ -69,11 +69,16 @@ def test_streams_of_random_bytes_start(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_thousand_streams_of_random_bytes(tmp_path):
+    run_streams(tmp_path, 0, 2_000)
+
+
+@pytest.mark.fuzz
 def test_twenty_thousand_streams_of_random_bytes(tmp_path):
     run_streams(tmp_path, 0, 20_000)
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 def test_streams_end_in_the_same_state_however_they_are_disturbed(tmp_path):
     run_streams(tmp_path, 0, 600, "--disturbed", "--instructions", "500")
 
