@@ -2,7 +2,8 @@
 
 Translating BT, BTS, BTR or BTC with a LOCK prefix and a register operand ends the process: QEMU forgets that
 this is an invalid opcode (Intel SDM 2, LOCK) and uses an address that it never computed. All one-byte and
-two-byte opcodes were tried with all prefixes, and there is no other. Since it happens while a block is
+two-byte opcodes were tried with all prefixes in 32-bit code, and there is no
+other; 16-bit code was not swept. Since it happens while a block is
 translated, before anything could exit, the bytes have to be found before the page is fetched from.
 """
 
