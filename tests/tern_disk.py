@@ -1,11 +1,14 @@
-"""What tests need to know about tern's disk: images, and what the program ``churn`` leaves on them."""
+"""What tests need to know about tern's disk: images, what the program ``churn`` leaves on them, and how to
+pull the plug while it does."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import struct
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +32,11 @@ def _load() -> ModuleType:
 
 
 ternfs = _load()
+
+
+def small_disk() -> ternfs.Disk:
+    """Empty, and soon full: half a MiB, 30 files, a log of 40 blocks."""
+    return ternfs.Disk.make(512, 32, 40)
 
 
 def drive(image: Path) -> tuple[str, ...]:
@@ -58,12 +66,39 @@ def assert_churned(data: bytes, synced: int) -> int:
     assert lines == [str(i + 1) for i in range(len(lines))]
     assert len(lines) >= synced
     last = len(lines)
+    # Replaced in one go: there is never none, nor half of one.
+    assert files.get("/last", b"0\n") in (b"%d\n" % last, b"%d\n" % (last - 1) if last > synced else b"")
     for number in range(max(1, last - KEPT + 2), last + 1):
         assert files[f"/r{number}"] == churned(number), number
     for path, contents in files.items():
         if path.startswith("/r") and path != "/rounds":
             assert contents == churned(int(path[2:])), path
     return last
+
+
+def churned_until_killed(command: Sequence[str], image: Path, last: int, moment: int, pause: int) -> int:
+    """Run a machine in which churn works on the image, and kill it, a pause after round ``moment`` was synced.
+
+    Everything that churn had told to be safe must be there. Returns the last round on the disk; ``last`` is
+    what that was before. A pause of 1 is some ten nanoseconds: sleeping would always end at a tick.
+    """
+    console = b""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=GUESTS.parent, bufsize=0
+    ) as machine:
+        assert machine.stdout
+        while b"synced %d\r\n" % moment not in console:
+            got = machine.stdout.read(100)
+            assert got, console
+            console += got
+        for _ in range(pause):
+            pass
+        machine.kill()
+        console += machine.stdout.read()
+    assert b"KiB" in console, "it was not mounted"
+    synced = [int(number) for number in re.findall(rb"synced (\d+)\r\n", console)]
+    assert synced == list(range(last + 1, synced[-1] + 1))
+    return assert_churned(image.read_bytes(), synced[-1])
 
 
 @dataclass

@@ -25,7 +25,9 @@ LIMIT = 2_000_000_000
 
 DELETE, KILL_LINE, INTERRUPT = "\x7f", "\x15", "\x03"
 
+# Ctrl-C comes first: it works when it arrives, and must not meet a command that was typed ahead of it.
 FOREGROUND = f"""\
+half a line{INTERRUPT}
 help
 echo hello   'a  b' "c  d"  # comment
 ps; mem
@@ -35,7 +37,6 @@ fault; fault all
 fault divide; echo $?
 fault segment null; echo $?
 echo abX{DELETE}c; echo nonsense{KILL_LINE}echo d
-half a line{INTERRUPT}
 count 3 30; sleep 20; spin -n 20000; spin 30
 kill 1; kill 99; kill x; fault nosuch
 exit 5 6; mem

@@ -1,18 +1,16 @@
-"""tern at work on a disk: moved, resumed from a file, killed with its monitor; and `hv run --disk`."""
+"""tern at work on a disk: moved, resumed from a file; and `hv run --disk`."""
 
 from __future__ import annotations
 
 import io
-import os
 import random
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tern_disk import assert_churned, ternfs
+from tern_disk import ternfs
 from tern_guest import build
 
 from hypervisor.cli import main as cli
@@ -78,34 +76,6 @@ def test_a_guest_on_a_disk_that_moves_ends_like_its_twin_that_stays(image, tmp_p
         vm.run(until=last)
         assert vm.digest() == digest
     assert twins.read_bytes() == image.read_bytes()
-
-
-KILLS = 200 if os.environ.get("HV_SOAK") else 5
-
-
-def test_what_was_synced_is_there_when_the_monitor_is_killed(image):
-    """SIGKILL, at any moment of the host's; then the next monitor goes on with the same disk."""
-    chosen = random.Random(1)
-    last = 0
-    command = [*HV, "run", "tern", "--append", CHURN, "--disk", f"{image},persist", "--no-pace"]
-    for _ in range(KILLS):
-        console = b""
-        moment = last + chosen.randrange(1, 6)
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=ROOT, bufsize=0
-        ) as monitor:
-            assert monitor.stdout
-            while b"synced %d\r\n" % moment not in console:
-                got = monitor.stdout.read(100)
-                assert got, console
-                console += got
-            for _ in range(chosen.randrange(200_000)):
-                pass
-            monitor.send_signal(signal.SIGKILL)
-            console += monitor.stdout.read()
-        synced = [int(number) for number in re.findall(rb"synced (\d+)\r\n", console)]
-        last = assert_churned(image.read_bytes(), synced[-1])
-    assert last > KILLS
 
 
 def test_the_command_line_gives_a_guest_its_disk_and_keeps_the_image_clean(image):

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import random
-import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tern_disk import assert_churned
+from bad_disks import BAD
+from tern_disk import churned_until_killed, small_disk
 from tern_guest import build
-from test_tern_disk import BAD, small
 
 from hypervisor.devices.image import DiskFile
 from hypervisor.errors import HypervisorError
@@ -28,12 +26,12 @@ KILLS = int(os.environ.get("TERN_KILLS", "200"))
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     path = tmp_path / "disk"
-    path.write_bytes(small().data)
+    path.write_bytes(small_disk().data)
     return path
 
 
 def kill_under_load(image: Path, chosen: random.Random, last: int) -> int:
-    """Let tern fill the disk, kill the monitor somewhere, check the image; returns the last number in it."""
+    """Let tern fill the disk under a monitor that is killed somewhere; returns the last round on the disk."""
     command = [
         sys.executable,
         "-m",
@@ -46,21 +44,7 @@ def kill_under_load(image: Path, chosen: random.Random, last: int) -> int:
     ]
     command += ["--disk", f"{image},persist", "--append", 'run="churn 1000000"']
     moment = last + chosen.randrange(1, 15)
-    console = b""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0) as monitor:
-        assert monitor.stdout
-        while b"synced %d\r\n" % moment not in console:
-            got = monitor.stdout.read(100)
-            assert got, console
-            console += got
-        for _ in range(chosen.randrange(300_000)):
-            pass
-        monitor.kill()
-        console += monitor.stdout.read()
-    assert b"KiB" in console, "it was not mounted"
-    synced = [int(n) for n in re.findall(rb"synced (\d+)\r\n", console)]
-    assert synced == list(range(last + 1, synced[-1] + 1))
-    return assert_churned(image.read_bytes(), synced[-1])
+    return churned_until_killed(command, image, last, moment, chosen.randrange(300_000))
 
 
 def test_what_was_synced_survives_when_the_monitor_is_killed(image: Path) -> None:
@@ -76,7 +60,7 @@ def test_what_was_synced_survives_two_hundred_kills(image: Path) -> None:
     last = 0
     for n in range(KILLS):
         if n % 10 == 0:
-            image.write_bytes(small().data)
+            image.write_bytes(small_disk().data)
             last = 0
         last = kill_under_load(image, chosen, last)
 

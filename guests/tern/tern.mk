@@ -3,10 +3,10 @@
 TERN := tern
 TERN_OUT := $(OUT)/tern
 TERN_PROGRAMS := sh echo ps mem spin count sum kill sleep uptime fault poweroff \
-	cat ls cp mv rm mkdir wc grep hexdump free primes dirty dice tick sync churn selftest
+	cat head ls cp mv rm mkdir wc grep hexdump free primes dirty dice tick sync churn selftest
 TERN_KERNEL := boot vectors switch initrd main bootinfo options segments interrupts traps pic timer \
 	uart console panic frames paging space process fpu locks nodes archive pipes files devices view disk \
-	cache log ternfs check exec syscall
+	cache log inodes ternfs check exec syscall
 TERN_FILES := etc/help etc/motd
 TERN_LIBRARY := string format
 # Tables of functions give all of them the same parameters.

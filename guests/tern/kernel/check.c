@@ -1,6 +1,6 @@
 /*
- * Reading order 33. Before a disk is mounted: does all that is on it fit together? What is found here is
- * believed by ternfs.c afterwards, so whatever somebody has written to the disk, it cannot lead the
+ * Reading order 34. Before a disk is mounted: does all that is on it fit together? What is found here is
+ * believed by inodes.c and ternfs.c afterwards, so whatever somebody has written to the disk, it cannot lead the
  * kernel astray.
  *
  * What holds on a good disk, and after any stop once the log has been replayed:

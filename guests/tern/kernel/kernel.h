@@ -182,7 +182,8 @@ struct filesystem { /* files and directories have numbers; all give an error bel
     int (*write)(int file, const void *from, uint32_t offset, uint32_t size); /* offset may be AT_END */
     int (*truncate)(int file);
     int (*create)(int directory, const char *name, int type);
-    int (*remove)(int directory, const char *name);
+    int (*remove)(int directory, const char *name); /* number of the file */
+    /* Number of the file that had the name before; 0: none had. */
     int (*rename)(int directory, const char *name, int to_directory, const char *to_name);
     void (*unused)(const struct node *node); /* nobody else has it open any more */
 };

@@ -211,47 +211,60 @@ int node_make_directory(const char *path)
     return error;
 }
 
+/* A file has lost its name. If nobody has it open, it goes now; nobody can find it any more. */
+static void let_go(const struct filesystem *fs, int number)
+{
+    struct node last = {fs, number, 1};
+
+    for (struct node *n = nodes; n < nodes + MAX_NODES; n++)
+        if (n->references > 0 && n->fs == fs && n->number == number)
+            return;
+    fs->unused(&last);
+}
+
 int node_remove(const char *path)
 {
     char name[FILE_NAME_SIZE];
-    struct node *directory, *node;
+    struct node *directory;
     int error = walk(path, &directory, name);
 
     if (error)
         return error;
     error = check_change(directory, name);
     if (!error) {
-        /* We hold the file while its name is removed, so that it goes with node_release(). */
-        int number = directory->fs->find(directory->number, name);
-        error = number < 0 ? number : node_get(directory->fs, number, &node);
-    }
-    if (!error) {
-        error = directory->fs->remove(directory->number, name);
-        node_release(node);
+        int removed = directory->fs->remove(directory->number, name);
+        if (removed > 0)
+            let_go(directory->fs, removed);
+        error = removed < 0 ? removed : 0;
     }
     node_release(directory);
     return error;
 }
 
-/* Give a file another name, in the same file system. There must be none of that name. */
+/* Give a file another name, in the same file system; whatever had that name loses it. */
 int node_rename(const char *from, const char *to)
 {
     char name[FILE_NAME_SIZE], to_name[FILE_NAME_SIZE];
     struct node *directory, *to_directory;
-    int error = walk(from, &directory, name);
+    int result = walk(from, &directory, name);
 
-    if (error)
-        return error;
-    error = walk(to, &to_directory, to_name);
-    if (!error) {
-        error = check_change(directory, name);
-        if (!error)
-            error = check_change(to_directory, to_name);
-        if (!error)
-            error = directory->fs != to_directory->fs ? -E_INVALID
-                    : directory->fs->rename(directory->number, name, to_directory->number, to_name);
+    if (result)
+        return result;
+    result = walk(to, &to_directory, to_name);
+    if (!result) {
+        result = check_change(directory, name);
+        if (!result)
+            result = check_change(to_directory, to_name);
+        if (!result && directory->fs != to_directory->fs)
+            result = -E_INVALID;
+        if (!result)
+            result = directory->fs->rename(directory->number, name, to_directory->number, to_name);
+        if (result > 0) {
+            let_go(directory->fs, result);
+            result = 0;
+        }
         node_release(to_directory);
     }
     node_release(directory);
-    return error;
+    return result;
 }

@@ -20,16 +20,6 @@ static int user_path(uint32_t address, char path[PATH_SIZE])
     return length < 0 ? length : 0;
 }
 
-static int sys_exit(struct trap_frame *f)
-{
-    process_exit(f->ebx & 0xff);
-}
-
-static int sys_fork(struct trap_frame *f)
-{
-    return process_fork();
-}
-
 /* Gather the strings of argv[] into one page; returns their size, or an error. */
 static int copy_arguments(uint32_t argv, char *page)
 {
@@ -83,11 +73,6 @@ static int sys_kill(struct trap_frame *f)
     return pid >= 0 ? process_kill(pid, STATUS_KILLED) : process_kill_group(-pid, STATUS_KILLED);
 }
 
-static int sys_getpid(struct trap_frame *f)
-{
-    return current->pid;
-}
-
 static int sys_sleep(struct trap_frame *f)
 {
     sleep_ticks(f->ebx / TICK_MS + (f->ebx % TICK_MS != 0));
@@ -98,16 +83,6 @@ static int sys_yield(struct trap_frame *f)
 {
     reschedule = true;
     return 0;
-}
-
-static int sys_uptime(struct trap_frame *f)
-{
-    return ticks * TICK_MS & 0x7fffffff;
-}
-
-static int sys_sbrk(struct trap_frame *f)
-{
-    return space_grow(&current->space, f->ebx);
 }
 
 static int sys_read(struct trap_frame *f)
@@ -132,26 +107,11 @@ static int sys_open(struct trap_frame *f)
     return error ? error : files_open(path, f->ecx);
 }
 
-static int sys_close(struct trap_frame *f)
-{
-    return files_close(f->ebx);
-}
-
-static int sys_dup(struct trap_frame *f)
-{
-    return files_dup(f->ebx, f->ecx);
-}
-
 static int sys_pipe(struct trap_frame *f)
 {
     int *descriptors = user_memory(f->ebx, 2 * sizeof *descriptors, true);
 
     return descriptors ? files_pipe(descriptors) : -E_FAULT;
-}
-
-static int sys_seek(struct trap_frame *f)
-{
-    return files_seek(f->ebx, f->ecx, f->edx);
 }
 
 static int sys_stat(struct trap_frame *f)
@@ -195,15 +155,9 @@ static int with_path(struct trap_frame *f, int (*act)(const char *path))
     return error ? error : act(path);
 }
 
-static int sys_mkdir(struct trap_frame *f)
-{
-    return with_path(f, node_make_directory);
-}
-
-static int sys_unlink(struct trap_frame *f)
-{
-    return with_path(f, node_remove);
-}
+static int sys_mkdir(struct trap_frame *f) { return with_path(f, node_make_directory); }
+static int sys_unlink(struct trap_frame *f) { return with_path(f, node_remove); }
+static int sys_chdir(struct trap_frame *f) { return with_path(f, files_chdir); }
 
 static int sys_rename(struct trap_frame *f)
 {
@@ -213,26 +167,6 @@ static int sys_rename(struct trap_frame *f)
     if (!error)
         error = user_path(f->ecx, to);
     return error ? error : node_rename(from, to);
-}
-
-static int sys_chdir(struct trap_frame *f)
-{
-    return with_path(f, files_chdir);
-}
-
-static int sys_sync(struct trap_frame *f)
-{
-    return ternfs_sync();
-}
-
-static int sys_setgroup(struct trap_frame *f)
-{
-    return process_set_group(f->ebx, f->ecx);
-}
-
-static int sys_foreground(struct trap_frame *f)
-{
-    return console_set_foreground(f->ebx);
 }
 
 static int sys_process_info(struct trap_frame *f)
@@ -258,37 +192,28 @@ static int sys_poweroff(struct trap_frame *f)
     power_off(f->ebx & 0xff);
 }
 
+/* ---- whose arguments need no check ---- */
+
+static int sys_exit(struct trap_frame *f) { process_exit(f->ebx & 0xff); }
+static int sys_fork(struct trap_frame *f) { return process_fork(); }
+static int sys_getpid(struct trap_frame *f) { return current->pid; }
+static int sys_uptime(struct trap_frame *f) { return ticks * TICK_MS & 0x7fffffff; }
+static int sys_sbrk(struct trap_frame *f) { return space_grow(&current->space, f->ebx); }
+static int sys_close(struct trap_frame *f) { return files_close(f->ebx); }
+static int sys_dup(struct trap_frame *f) { return files_dup(f->ebx, f->ecx); }
+static int sys_seek(struct trap_frame *f) { return files_seek(f->ebx, f->ecx, f->edx); }
+static int sys_sync(struct trap_frame *f) { return ternfs_sync(); }
+static int sys_setgroup(struct trap_frame *f) { return process_set_group(f->ebx, f->ecx); }
+static int sys_foreground(struct trap_frame *f) { return console_set_foreground(f->ebx); }
+
+#define ENTRY(name) [SYS_##name] = sys_##name
+
 static int (*const calls[])(struct trap_frame *) = {
-    [SYS_exit] = sys_exit,
-    [SYS_fork] = sys_fork,
-    [SYS_exec] = sys_exec,
-    [SYS_wait] = sys_wait,
-    [SYS_kill] = sys_kill,
-    [SYS_getpid] = sys_getpid,
-    [SYS_sleep] = sys_sleep,
-    [SYS_yield] = sys_yield,
-    [SYS_uptime] = sys_uptime,
-    [SYS_sbrk] = sys_sbrk,
-    [SYS_read] = sys_read,
-    [SYS_write] = sys_write,
-    [SYS_setgroup] = sys_setgroup,
-    [SYS_foreground] = sys_foreground,
-    [SYS_process_info] = sys_process_info,
-    [SYS_memory_info] = sys_memory_info,
-    [SYS_poweroff] = sys_poweroff,
-    [SYS_open] = sys_open,
-    [SYS_close] = sys_close,
-    [SYS_dup] = sys_dup,
-    [SYS_pipe] = sys_pipe,
-    [SYS_seek] = sys_seek,
-    [SYS_stat] = sys_stat,
-    [SYS_fstat] = sys_fstat,
-    [SYS_readdir] = sys_readdir,
-    [SYS_mkdir] = sys_mkdir,
-    [SYS_unlink] = sys_unlink,
-    [SYS_rename] = sys_rename,
-    [SYS_chdir] = sys_chdir,
-    [SYS_sync] = sys_sync,
+    ENTRY(exit), ENTRY(fork), ENTRY(exec), ENTRY(wait), ENTRY(kill), ENTRY(getpid), ENTRY(sleep),
+    ENTRY(yield), ENTRY(uptime), ENTRY(sbrk), ENTRY(read), ENTRY(write), ENTRY(setgroup),
+    ENTRY(foreground), ENTRY(process_info), ENTRY(memory_info), ENTRY(poweroff), ENTRY(open),
+    ENTRY(close), ENTRY(dup), ENTRY(pipe), ENTRY(seek), ENTRY(stat), ENTRY(fstat), ENTRY(readdir),
+    ENTRY(mkdir), ENTRY(unlink), ENTRY(rename), ENTRY(chdir), ENTRY(sync),
 };
 
 void syscall(struct trap_frame *f)

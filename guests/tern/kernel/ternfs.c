@@ -1,231 +1,17 @@
 /*
- * Reading order 32. The file system on the disk (ternfs.h): inodes, their blocks, and directories.
+ * Reading order 33. The file system on the disk (ternfs.h): its directories, and what the outside may ask.
  *
  * Every function that the outside calls is one operation, or several small ones (write), between
- * operation_begin() and operation_end(): the log makes each of them happen as a whole or not at all.
- * Inodes are copied out, changed, and stored back. check.c has looked at everything before the first
- * operation, so numbers found on the disk are believed here.
+ * operation_begin() and operation_end(): the log makes each of them happen as a whole or not at all. There
+ * is one lock for all of it: a read waits for a write, and a write for a commit.
  */
 #include "ternfs.h"
 
 struct superblock superblock;
 
 static bool mounted;
-static uint32_t free_blocks;
 
-/* ---- inodes ---- */
-
-/* An inode in its block's buffer, or NULL. */
-static struct inode *inode_in(uint32_t number, struct buffer **buffer)
-{
-    *buffer = block_get(superblock.inode_start + number / INODES_IN_BLOCK);
-    return *buffer ? (struct inode *)(*buffer)->data + number % INODES_IN_BLOCK : NULL;
-}
-
-int inode_load(uint32_t number, struct inode *inode)
-{
-    struct buffer *buffer;
-    const struct inode *found = inode_in(number, &buffer);
-
-    if (found)
-        *inode = *found;
-    return found ? 0 : -E_IO;
-}
-
-int inode_store(uint32_t number, const struct inode *inode)
-{
-    struct buffer *buffer;
-    struct inode *found = inode_in(number, &buffer);
-
-    if (!found)
-        return -E_IO;
-    *found = *inode;
-    log_block(buffer);
-    return 0;
-}
-
-/* A number for a new file, or an error. */
-static int inode_allocate(int type)
-{
-    struct inode inode;
-
-    for (uint32_t number = ROOT_INODE; number < superblock.inodes; number++) {
-        if (inode_load(number, &inode) < 0)
-            return -E_IO;
-        if (inode.type != TYPE_NONE)
-            continue;
-        inode = (struct inode){.type = type, .links = 1};
-        int error = inode_store(number, &inode);
-        return error ? error : (int)number;
-    }
-    return -E_NOSPACE;
-}
-
-/* ---- blocks ---- */
-
-static struct buffer *bitmap_of(uint32_t block)
-{
-    return block_get(superblock.bitmap_start + block / BITS_IN_BLOCK);
-}
-
-/* A block of zeros that nobody has, or 0: the disk is full, or fails. */
-static uint32_t block_allocate(void)
-{
-    static uint32_t hint;
-
-    if (free_blocks == 0)
-        return 0;
-    for (uint32_t i = 0; i < superblock.blocks; i++, hint++) {
-        if (hint < superblock.data_start || hint >= superblock.blocks)
-            hint = superblock.data_start;
-        struct buffer *bitmap = bitmap_of(hint);
-        if (!bitmap)
-            return 0;
-        uint8_t *byte = &bitmap->data[hint % BITS_IN_BLOCK / 8], bit = 1 << hint % 8;
-        if (*byte & bit)
-            continue;
-        *byte |= bit;
-        log_block(bitmap);
-        free_blocks--;
-        log_block(block_fresh(hint));
-        return hint++;
-    }
-    return 0;
-}
-
-static void block_free(uint32_t block)
-{
-    struct buffer *bitmap = block ? bitmap_of(block) : NULL;
-
-    if (!bitmap)
-        return;
-    bitmap->data[block % BITS_IN_BLOCK / 8] &= ~(1 << block % 8);
-    log_block(bitmap);
-    free_blocks++;
-}
-
-/* What *pointer names, allocated if it names nothing and that is asked for. */
-static uint32_t follow(uint32_t *pointer, bool allocate)
-{
-    if (*pointer == 0 && allocate)
-        *pointer = block_allocate();
-    return *pointer;
-}
-
-/* The same for a number in a block of numbers. */
-static uint32_t follow_in(uint32_t block, uint32_t index, bool allocate)
-{
-    struct buffer *b = block ? block_get(block) : NULL;
-
-    if (!b)
-        return 0;
-    uint32_t *pointer = (uint32_t *)b->data + index, before = *pointer;
-    uint32_t found = follow(pointer, allocate);
-    if (found != before)
-        log_block(b);
-    return found;
-}
-
-/* The index-th block of a file, or 0 for a hole (or, when allocating, a full disk). */
-static uint32_t map(struct inode *inode, uint32_t index, bool allocate)
-{
-    if (index < DIRECT)
-        return follow(&inode->direct[index], allocate);
-    index -= DIRECT;
-    if (index < POINTERS)
-        return follow_in(follow(&inode->indirect, allocate), index, allocate);
-    index -= POINTERS;
-    uint32_t block = follow_in(follow(&inode->twice_indirect, allocate), index / POINTERS, allocate);
-    return follow_in(block, index % POINTERS, allocate);
-}
-
-uint32_t block_of(const struct inode *inode, uint32_t index)
-{
-    return map((struct inode *)inode, index, false);
-}
-
-/* Free a block of numbers and what it names; depth 1: blocks of a file, 2: blocks of numbers. */
-static void free_tree(uint32_t block, int depth)
-{
-    if (block == 0)
-        return;
-    for (uint32_t i = 0; i < POINTERS; i++) {
-        uint32_t below = follow_in(block, i, false);
-        if (depth > 1)
-            free_tree(below, depth - 1);
-        else
-            block_free(below);
-    }
-    block_free(block);
-}
-
-/* Give back all blocks of a file, and leave it empty. The caller stores the inode. */
-static void empty(struct inode *inode)
-{
-    for (int i = 0; i < DIRECT; i++)
-        block_free(inode->direct[i]);
-    free_tree(inode->indirect, 1);
-    free_tree(inode->twice_indirect, 2);
-    *inode = (struct inode){.type = inode->type, .links = inode->links};
-}
-
-void inode_free(uint32_t number, struct inode *inode)
-{
-    empty(inode);
-    inode->type = TYPE_NONE;
-    inode_store(number, inode);
-}
-
-/* ---- contents. Must hold, up to the operations: an operation has begun ---- */
-
-static int read_inode(struct inode *inode, char *to, uint32_t offset, uint32_t size)
-{
-    uint32_t done = 0;
-
-    if (offset >= inode->size)
-        return 0;
-    if (size > inode->size - offset)
-        size = inode->size - offset;
-    while (done < size) {
-        uint32_t at = offset + done, rest = BLOCK_SIZE - at % BLOCK_SIZE;
-        uint32_t n = size - done < rest ? size - done : rest, block = map(inode, at / BLOCK_SIZE, false);
-        struct buffer *b = block ? block_get(block) : NULL;
-        if (block && !b)
-            return -E_IO;
-        if (b)
-            memcpy(to + done, b->data + at % BLOCK_SIZE, n);
-        else
-            memset(to + done, 0, n);
-        done += n;
-    }
-    return done;
-}
-
-/* At most PIECE blocks. Returns how much was written, less than size if the disk is full; or an error. */
-static int write_inode(uint32_t number, struct inode *inode, const char *from, uint32_t offset, uint32_t size)
-{
-    uint32_t done = 0;
-
-    while (done < size) {
-        uint32_t at = offset + done, rest = BLOCK_SIZE - at % BLOCK_SIZE;
-        uint32_t n = size - done < rest ? size - done : rest;
-        uint32_t block = at / BLOCK_SIZE < MAX_FILE_BLOCKS ? map(inode, at / BLOCK_SIZE, true) : 0;
-        if (block == 0)
-            break;
-        struct buffer *b = block_get(block);
-        if (!b)
-            return -E_IO;
-        memcpy(b->data + at % BLOCK_SIZE, from + done, n);
-        log_block(b);
-        done += n;
-    }
-    if (done > 0 && offset + done > inode->size)
-        inode->size = offset + done;
-    int error = inode_store(number, inode);
-    return error ? error : (int)done;
-}
-
-/* ---- directories ---- */
+/* ---- directories. Must hold, up to the operations: an operation has begun ---- */
 
 /* The entry of that name, or the first free place if name is NULL. Returns its offset, or an error. */
 static int find_entry(struct inode *directory, const char *name, struct disk_entry *e)
@@ -235,7 +21,7 @@ static int find_entry(struct inode *directory, const char *name, struct disk_ent
     if (directory->type != TYPE_DIRECTORY)
         return -E_NOTDIRECTORY;
     for (; offset < directory->size; offset += sizeof *e) {
-        int n = read_inode(directory, (char *)e, offset, sizeof *e);
+        int n = inode_read(directory, (char *)e, offset, sizeof *e);
         if (n < 0)
             return n;
         if (name ? e->inode && strcmp(e->name, name) == 0 : !e->inode)
@@ -249,7 +35,7 @@ static int write_entry(uint32_t number, struct inode *directory, uint32_t offset
     struct disk_entry e = {.inode = inode};
 
     strlcpy(e.name, name, sizeof e.name);
-    int n = write_inode(number, directory, (const char *)&e, offset, sizeof e);
+    int n = inode_write(number, directory, (const char *)&e, offset, sizeof e);
     return n < 0 ? n : n < (int)sizeof e ? -E_NOSPACE : 0;
 }
 
@@ -267,23 +53,9 @@ static bool directory_is_empty(struct inode *directory)
     struct disk_entry e;
 
     for (uint32_t offset = sizeof e; offset < directory->size; offset += sizeof e)
-        if (read_inode(directory, (char *)&e, offset, sizeof e) != sizeof e || e.inode)
+        if (inode_read(directory, (char *)&e, offset, sizeof e) != sizeof e || e.inode)
             return false;
     return true;
-}
-
-/* A directory in which something may be made: it has not been removed, and has nothing of that name. */
-static int load_for_adding(uint32_t number, struct inode *directory, const char *name)
-{
-    struct disk_entry e;
-    int error = inode_load(number, directory);
-
-    if (error)
-        return error;
-    if (directory->links == 0)
-        return -E_NOTFOUND;
-    int offset = find_entry(directory, name, &e);
-    return offset >= 0 ? -E_EXISTS : offset == -E_NOTFOUND ? 0 : offset;
 }
 
 /* ---- operations ---- */
@@ -325,7 +97,7 @@ static int entry(int directory, uint32_t *position, struct directory_entry *entr
     int result = inode_load(directory, &inode);
     *position = *position < sizeof e ? sizeof e : *position - *position % sizeof e; /* not ".." */
     for (e.inode = 0; !result && !e.inode && *position < inode.size; *position += sizeof e) {
-        result = read_inode(&inode, (char *)&e, *position, sizeof e);
+        result = inode_read(&inode, (char *)&e, *position, sizeof e);
         result = result < 0 ? result : 0;
     }
     reading_end();
@@ -343,7 +115,7 @@ static int read(int file, void *to, uint32_t offset, uint32_t size)
     reading_begin();
     int result = inode_load(file, &inode);
     if (!result)
-        result = inode.type == TYPE_FILE ? read_inode(&inode, to, offset, size) : -E_DIRECTORY;
+        result = inode.type == TYPE_FILE ? inode_read(&inode, to, offset, size) : -E_DIRECTORY;
     reading_end();
     return result;
 }
@@ -363,7 +135,7 @@ static int write(int file, const void *from, uint32_t offset, uint32_t size)
                 offset = inode.size;
             uint32_t at = offset + done, most = PIECE * BLOCK_SIZE - at % BLOCK_SIZE;
             uint32_t n = size - done < most ? size - done : most;
-            result = write_inode(file, &inode, (const char *)from + done, at, n);
+            result = inode_write(file, &inode, (const char *)from + done, at, n);
             if (result >= 0) {
                 done += result;
                 if (result < (int)n)
@@ -384,25 +156,31 @@ static int truncate(int file)
         return result;
     result = inode_load(file, &inode);
     if (!result && inode.size > 0) {
-        empty(&inode);
+        inode_empty(&inode);
         result = inode_store(file, &inode);
     }
     operation_end();
     return result;
 }
 
-static int create_in(uint32_t directory, struct inode *parent, const char *name, int type)
+static int create_in(uint32_t directory, const char *name, int type)
 {
-    int number = inode_allocate(type), error = number < 0 ? number : 0;
-    struct inode inode;
+    struct inode parent, inode;
+    struct disk_entry e;
+    int error = inode_load(directory, &parent);
 
-    if (error)
-        return error;
-    error = inode_load(number, &inode);
-    if (!error && type == TYPE_DIRECTORY)
+    if (error || parent.links == 0)
+        return error ? error : -E_NOTFOUND;
+    int offset = find_entry(&parent, name, &e);
+    if (offset != -E_NOTFOUND)
+        return offset < 0 ? offset : -E_EXISTS;
+    int number = inode_allocate(type);
+    if (number < 0 || (error = inode_load(number, &inode)) < 0)
+        return number < 0 ? number : error;
+    if (type == TYPE_DIRECTORY)
         error = write_entry(number, &inode, 0, directory, "..");
     if (!error)
-        error = add_entry(directory, parent, number, name);
+        error = add_entry(directory, &parent, number, name);
     if (!error)
         return number;
     inode.links = 0;
@@ -412,35 +190,44 @@ static int create_in(uint32_t directory, struct inode *parent, const char *name,
 
 static int create(int directory, const char *name, int type)
 {
-    struct inode parent;
     int result = operation_begin();
 
     if (result)
         return result;
-    result = load_for_adding(directory, &parent, name);
-    if (!result)
-        result = create_in(directory, &parent, name, type);
+    result = create_in(directory, name, type);
     operation_end();
     return result;
 }
 
-/* Take a name away. The file itself goes when nobody has it open any more (unused()). */
-static int remove_from(uint32_t directory, struct inode *parent, const char *name)
+/*
+ * A file is about to lose its name; itself it goes when nobody has it open any more (unused()). If that is
+ * because another takes the name, `taker` is the other's type: a file gives way to a file, a directory to a
+ * directory. TYPE_NONE: the name is just removed.
+ */
+static int drop_link(uint32_t number, uint32_t taker)
 {
-    struct disk_entry e;
     struct inode inode;
-    int offset = find_entry(parent, name, &e);
+    int error = inode_load(number, &inode);
 
-    if (offset < 0)
-        return offset;
-    int error = inode_load(e.inode, &inode);
     if (error)
         return error;
+    if (taker != TYPE_NONE && taker != inode.type)
+        return inode.type == TYPE_DIRECTORY ? -E_DIRECTORY : -E_NOTDIRECTORY;
     if (inode.type == TYPE_DIRECTORY && !directory_is_empty(&inode))
         return -E_NOTEMPTY;
     inode.links = 0;
-    error = inode_store(e.inode, &inode);
-    return error ? error : write_entry(directory, parent, offset, 0, "");
+    return inode_store(number, &inode);
+}
+
+static int remove_from(uint32_t directory, struct inode *parent, const char *name)
+{
+    struct disk_entry e;
+    int offset = find_entry(parent, name, &e);
+    int error = offset < 0 ? offset : drop_link(e.inode, TYPE_NONE);
+
+    if (!error)
+        error = write_entry(directory, parent, offset, 0, "");
+    return error ? error : (int)e.inode;
 }
 
 static int remove(int directory, const char *name)
@@ -471,9 +258,27 @@ static bool is_within(uint32_t inner, uint32_t outer)
     return inner == outer;
 }
 
+/* Give the name in a directory to an inode, whoever had it before. Returns who had: 0 if nobody, or an error. */
+static int take_name(uint32_t directory, const char *name, uint32_t number, uint32_t type)
+{
+    struct inode parent;
+    struct disk_entry e = {0};
+    int error = inode_load(directory, &parent);
+
+    if (error || parent.links == 0)
+        return error ? error : -E_NOTFOUND;
+    int offset = find_entry(&parent, name, &e);
+    if (offset == -E_NOTFOUND)
+        return add_entry(directory, &parent, number, name);
+    error = offset < 0 ? offset : drop_link(e.inode, type);
+    if (!error)
+        error = write_entry(directory, &parent, offset, number, name);
+    return error ? error : (int)e.inode;
+}
+
 static int move(int directory, const char *name, int to_directory, const char *to_name)
 {
-    struct inode parent, to_parent, inode;
+    struct inode parent, inode;
     struct disk_entry e;
     int error = inode_load(directory, &parent);
     int offset = error ? error : find_entry(&parent, name, &e);
@@ -481,19 +286,20 @@ static int move(int directory, const char *name, int to_directory, const char *t
     if (offset < 0)
         return offset;
     uint32_t number = e.inode;
+    if (directory == to_directory && strcmp(name, to_name) == 0)
+        return 0;
     if ((error = inode_load(number, &inode)) < 0)
         return error;
     if (inode.type == TYPE_DIRECTORY && is_within(to_directory, number))
         return -E_INVALID;
-    if ((error = load_for_adding(to_directory, &to_parent, to_name)) < 0)
-        return error;
-    if ((error = add_entry(to_directory, &to_parent, number, to_name)) < 0)
-        return error;
-    if ((error = inode_load(directory, &parent)) < 0) /* it may have grown just now */
-        return error;
+    int replaced = take_name(to_directory, to_name, number, inode.type);
+    if (replaced < 0 || (error = inode_load(directory, &parent)) < 0) /* it may have grown just now */
+        return replaced < 0 ? replaced : error;
     if (inode.type == TYPE_DIRECTORY)
         error = write_entry(number, &inode, 0, to_directory, "..");
-    return error ? error : write_entry(directory, &parent, offset, 0, "");
+    if (!error)
+        error = write_entry(directory, &parent, offset, 0, "");
+    return error ? error : replaced;
 }
 
 static int rename(int directory, const char *name, int to_directory, const char *to_name)
@@ -564,19 +370,6 @@ static void free_orphans(uint32_t orphans)
     }
 }
 
-static uint32_t count_free(void)
-{
-    uint32_t count = 0;
-    struct buffer *bitmap = NULL;
-
-    for (uint32_t block = 0; block < superblock.blocks; block++) {
-        if (block % BITS_IN_BLOCK == 0)
-            bitmap = bitmap_of(block);
-        count += bitmap && !(bitmap->data[block % BITS_IN_BLOCK / 8] & 1 << block % 8);
-    }
-    return count;
-}
-
 static void flusher(void)
 {
     for (;;) {
@@ -603,7 +396,7 @@ static const char *mount(void)
         return "the log cannot be read";
     if ((wrong = check(&orphans)))
         return wrong;
-    free_blocks = count_free();
+    blocks_count();
     free_orphans(orphans);
     if (!options.quiet)
         kprintf("disk: %u KiB, %u free; %d blocks from the log, %u files let go", superblock.blocks,

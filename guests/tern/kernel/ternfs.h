@@ -85,12 +85,20 @@ int log_sync(void);
 uint32_t crc32(uint32_t crc, const void *data, uint32_t length);
 extern uint32_t log_commits;
 
-/* ternfs.c, check.c */
-extern struct superblock superblock;
+/* inodes.c */
+extern uint32_t free_blocks;
 int inode_load(uint32_t number, struct inode *inode);
 int inode_store(uint32_t number, const struct inode *inode);
+int inode_allocate(int type);
+void inode_empty(struct inode *inode);
 void inode_free(uint32_t number, struct inode *inode);
+int inode_read(struct inode *inode, char *to, uint32_t offset, uint32_t size);
+int inode_write(uint32_t number, struct inode *inode, const char *from, uint32_t offset, uint32_t size);
 uint32_t block_of(const struct inode *inode, uint32_t index);
+void blocks_count(void);
+
+/* ternfs.c, check.c */
+extern struct superblock superblock;
 const char *check(uint32_t *orphans);
 
 #endif

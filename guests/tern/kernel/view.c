@@ -104,19 +104,24 @@ static const struct {
 
 #define SUBJECTS (int)NELEMENTS(subjects)
 
+static bool find_process(int pid, struct process_info *p)
+{
+    for (int i = 0; process_info(i, p) == 0; i++)
+        if (p->pid == pid)
+            return true;
+    return false;
+}
+
 static int show_process(struct text *text, int pid)
 {
     static const char *const states[] = {"unused", "new", "runnable", "running", "sleeping", "zombie"};
     struct process_info p;
 
-    for (int i = 0; process_info(i, &p) == 0; i++) {
-        if (p.pid != pid)
-            continue;
-        add(text, "name: %s\npid: %d\nparent: %d\ngroup: %d\nstate: %s\npages: %u\nmilliseconds: %u\n",
-            p.name, p.pid, p.parent, p.group, states[p.state], p.pages, p.milliseconds);
-        return 0;
-    }
-    return -E_PROCESS;
+    if (!find_process(pid, &p))
+        return -E_PROCESS;
+    add(text, "name: %s\npid: %d\nparent: %d\ngroup: %d\nstate: %s\npages: %u\nmilliseconds: %u\n",
+        p.name, p.pid, p.parent, p.group, states[p.state], p.pages, p.milliseconds);
+    return 0;
 }
 
 static int status(int file, struct file_status *status)
@@ -125,18 +130,9 @@ static int status(int file, struct file_status *status)
     return 0;
 }
 
-static bool process_exists(int pid)
-{
-    struct process_info p;
-
-    for (int i = 0; process_info(i, &p) == 0; i++)
-        if (p.pid == pid)
-            return pid > 0;
-    return false;
-}
-
 static int find(int directory, const char *name)
 {
+    struct process_info p;
     int pid = 0;
 
     if (directory != ROOT)
@@ -150,7 +146,7 @@ static int find(int directory, const char *name)
             return i + 1;
     for (; *name >= '0' && *name <= '9' && pid < 1000000; name++)
         pid = pid * 10 + *name - '0';
-    return !*name && process_exists(pid) ? PROCESS + pid : -E_NOTFOUND;
+    return !*name && pid > 0 && find_process(pid, &p) ? PROCESS + pid : -E_NOTFOUND;
 }
 
 /* Positions: the subjects, then the places in the table of processes. */

@@ -1,8 +1,9 @@
 /*
  * churn [ROUNDS]: work for the disk, in its root directory. Round N makes a file "new", writes it, renames
- * it to rN, removes r(N-5), appends "N" and a newline to the file "rounds", and tells "synced N" when all
- * of that is safe. The contents of rN are words made from N, so whoever looks at the disk later knows what
- * must be there. Goes on where it stopped.
+ * it to rN, removes r(N-5), appends "N" and a newline to the file "rounds", makes a file "new" with the
+ * same and gives it the name of the file "last", and tells "synced N" when all of that is safe. The contents
+ * of rN are words made from N, so whoever looks at the disk later knows what must be there. Goes on where it
+ * stopped.
  */
 #include "user.h"
 
@@ -10,52 +11,52 @@
 
 static uint32_t words[3000];
 
-static int fail(const char *what, int error)
-{
-    complain("churn: %s: %s\n", what, error_text(error));
-    return 1;
-}
-
-/* Marsaglia's xorshift (sum.c), from the number of the round. Returns the size in bytes. */
+/* Words made from the number of the round. Returns the size in bytes. */
 static int make_contents(uint32_t round)
 {
     uint32_t x = round * 2654435761u + 1, n = 100 + round * 377 % 2900;
 
-    for (uint32_t i = 0; i < n; i++) {
-        x ^= x << 13;
-        x ^= x >> 17;
-        x ^= x << 5;
-        words[i] = x;
-    }
+    for (uint32_t i = 0; i < n; i++)
+        words[i] = x = xorshift(x);
     return n * 4;
+}
+
+/* Write a file in pieces of odd size. Returns 0, or 1 having complained; so does replace(). */
+static int store(const char *path, int flags, const char *data, int size)
+{
+    int file = open(path, OPEN_WRITE | OPEN_CREATE | flags), n = file < 0 ? file : 0;
+
+    for (int done = 0; n >= 0 && done < size; done += n)
+        n = write(file, data + done, size - done < 1999 ? size - done : 1999);
+    close(file);
+    return n < 0 ? fail("churn", path, n) : 0;
+}
+
+/* Write "new", and rename it to `path`, which may be there. */
+static int replace(const char *path, const char *data, int size)
+{
+    int error = store("/disk/new", OPEN_TRUNCATE, data, size);
+
+    if (!error && (error = rename("/disk/new", path)) < 0)
+        error = fail("churn", path, error);
+    return error;
 }
 
 static int do_round(uint32_t round)
 {
     char name[32], line[16];
-    int size = make_contents(round), error = 0;
-    int file = open("/disk/new", OPEN_WRITE | OPEN_CREATE | OPEN_TRUNCATE);
+    int length = snprintf(line, sizeof line, "%u\n", round), error;
 
-    if (file < 0)
-        return fail("/disk/new", file);
-    for (int done = 0; done < size; done += error) /* in pieces of odd size */
-        if ((error = write(file, (char *)words + done, size - done < 1999 ? size - done : 1999)) <= 0)
-            return fail("/disk/new", error);
-    close(file);
     snprintf(name, sizeof name, "/disk/r%u", round);
-    unlink(name); /* it may be there already, if we were stopped before the round was entered in "rounds" */
-    if ((error = rename("/disk/new", name)) < 0)
-        return fail(name, error);
-    if (round > KEPT) {
+    error = replace(name, (char *)words, make_contents(round));
+    if (!error && round > KEPT) {
         snprintf(name, sizeof name, "/disk/r%u", round - KEPT);
         unlink(name);
     }
-    file = open("/disk/rounds", OPEN_WRITE | OPEN_CREATE | OPEN_APPEND);
-    if ((error = write(file, line, snprintf(line, sizeof line, "%u\n", round))) < 0)
-        return fail("/disk/rounds", error);
-    close(file);
+    if (error || store("/disk/rounds", OPEN_APPEND, line, length) || replace("/disk/last", line, length))
+        return 1;
     if ((error = sync()) < 0)
-        return fail("sync", error);
+        return fail("churn", "sync", error);
     printf("synced %u\n", round);
     return 0;
 }

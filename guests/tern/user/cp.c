@@ -6,10 +6,8 @@ int main(int argc, char **argv)
     static char buffer[4096], path[PATH_SIZE];
     int n;
 
-    if (argc != 3) {
-        complain("usage: cp FROM TO\n");
-        return 1;
-    }
+    if (argc != 3)
+        return usage("cp FROM TO");
     target_path(path, argv[1], argv[2]);
     int from = open_or_complain("cp", argv[1], OPEN_READ);
     if (from < 0)
@@ -19,12 +17,8 @@ int main(int argc, char **argv)
         return 1;
     while ((n = read(from, buffer, sizeof buffer)) > 0) {
         int written = write(to, buffer, n);
-        if (written < n) {
-            complain("cp: %s: %s\n", path, error_text(written < 0 ? written : -E_NOSPACE));
-            return 1;
-        }
+        if (written < n)
+            return fail("cp", path, written < 0 ? written : -E_NOSPACE);
     }
-    if (n < 0)
-        complain("cp: %s: %s\n", argv[1], error_text(n));
-    return n < 0;
+    return n < 0 ? fail("cp", argv[1], n) : 0;
 }

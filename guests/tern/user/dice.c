@@ -4,18 +4,10 @@
  */
 #include "user.h"
 
-/* Marsaglia, "Xorshift RNGs", Journal of Statistical Software 8 (2003). */
-static uint32_t xorshift(uint32_t *x)
-{
-    *x ^= *x << 13;
-    *x ^= *x >> 17;
-    return *x ^= *x << 5;
-}
-
 /* From 0 to 1. */
 static double uniform(uint32_t *x)
 {
-    return (int)(xorshift(x) >> 1) / 2147483648.0;
+    return (int)((*x = xorshift(*x)) >> 1) / 2147483648.0;
 }
 
 /* Nine digits behind the point; value is below 2. */
@@ -29,13 +21,11 @@ int main(int argc, char **argv)
     uint32_t rolls = argc > 1 ? number_or(argv[1], 10000) : 10000, x = argc > 2 ? number_or(argv[2], 1) : 1;
     double mean = 0, squares = 0, inside = 0;
 
-    if (x == 0 || rolls < 2 || rolls > 0x7fffffff) {
-        complain("usage: dice [ROLLS [SEED]], neither of them 0\n");
-        return 1;
-    }
+    if (x == 0 || rolls < 2 || rolls > 0x7fffffff)
+        return usage("dice [ROLLS [SEED]], neither of them 0");
     for (int n = 1; n <= (int)rolls; n++) {
         /* Welford, "Note on a method for calculating corrected sums of squares", Technometrics 4 (1962). */
-        double roll = 1 + xorshift(&x) % 6, off = roll - mean, a = uniform(&x), b = uniform(&x);
+        double roll = 1 + (x = xorshift(x)) % 6, off = roll - mean, a = uniform(&x), b = uniform(&x);
         mean += off / n;
         squares += off * (roll - mean);
         inside += a * a + b * b < 1;

@@ -11,10 +11,8 @@ int main(int argc, char **argv)
     uint32_t rate = argc > 1 ? number_or(argv[1], 0) : 0, pages = argc > 2 ? number_or(argv[2], 0) : 0;
     uint32_t seconds = argc > 3 ? number_or(argv[3], 0) : 0, start = uptime(), written = 0, wrong = 0;
 
-    if (rate == 0 || pages == 0 || pages > 0x80000) {
-        complain("usage: dirty RATE PAGES [SECONDS]\n");
-        return 1;
-    }
+    if (rate == 0 || pages == 0 || pages > 0x80000)
+        return usage("dirty RATE PAGES [SECONDS]");
     char *memory = sbrk((pages + 1) * PAGE_SIZE);
     if (!memory) {
         complain("dirty: out of memory\n");

@@ -40,6 +40,32 @@ void complain(const char *format, ...)
     va_end(arguments);
 }
 
+/* A program that cannot print has nothing left to do. */
+int print_file(int file, uint32_t limit)
+{
+    static char buffer[4096];
+    int n = 1;
+
+    for (; limit > 0 && n > 0; limit -= n) {
+        n = read(file, buffer, limit < sizeof buffer ? limit : sizeof buffer);
+        if (n > 0 && write(1, buffer, n) < n)
+            exit(1);
+    }
+    return n < 0 ? n : 0;
+}
+
+int fail(const char *program, const char *what, int error)
+{
+    complain("%s: %s: %s\n", program, what, error_text(error));
+    return 1;
+}
+
+int usage(const char *text)
+{
+    complain("usage: %s\n", text);
+    return 1;
+}
+
 int read_line(struct reader *r, char *line, int size)
 {
     int n = 0;
@@ -65,7 +91,7 @@ int open_or_complain(const char *program, const char *path, int flags)
     int file = open(path, flags);
 
     if (file < 0)
-        complain("%s: %s: %s\n", program, path, error_text(file));
+        fail(program, path, file);
     return file;
 }
 
@@ -75,10 +101,8 @@ int each_argument(int argc, char **argv, int (*act)(const char *argument))
 
     for (int i = 1; i < argc; i++) {
         int error = act(argv[i]);
-        if (error < 0) {
-            complain("%s: %s: %s\n", argv[0], argv[i], error_text(error));
-            result = 1;
-        }
+        if (error < 0)
+            result = fail(argv[0], argv[i], error);
     }
     return result;
 }
@@ -144,7 +168,7 @@ int each_file(int argc, char **argv, int (*act)(int file, const char *name))
         int file = open_or_complain(argv[0], argv[i], OPEN_READ);
         int error = file < 0 ? 0 : act(file, argv[i]);
         if (error < 0)
-            complain("%s: %s: %s\n", argv[0], argv[i], error_text(error));
+            fail(argv[0], argv[i], error);
         if (file < 0 || error < 0)
             result = 1;
         close(file);

@@ -8,7 +8,7 @@ static void show(const char *path, const char *name)
     int error = stat(path, &s);
 
     if (error < 0)
-        complain("ls: %s: %s\n", path, error_text(error));
+        fail("ls", path, error);
     else
         printf("%c %8u %s\n", kinds[s.type], s.size, name);
 }

@@ -1,17 +1,14 @@
-/* mv FROM TO: give a file or directory another name on the same disk. TO may be a directory. */
+/* mv FROM TO: give a file or directory another name on the same disk, in place of what
+ * had it. TO may be a directory, and the file goes into it. */
 #include "user.h"
 
 int main(int argc, char **argv)
 {
     char path[PATH_SIZE];
 
-    if (argc != 3) {
-        complain("usage: mv FROM TO\n");
-        return 1;
-    }
+    if (argc != 3)
+        return usage("mv FROM TO");
     target_path(path, argv[1], argv[2]);
     int error = rename(argv[1], path);
-    if (error < 0)
-        complain("mv: %s: %s\n", path, error_text(error));
-    return error < 0;
+    return error < 0 ? fail("mv", path, error) : 0;
 }

@@ -158,11 +158,9 @@ static void run_programs(const struct pipeline *p)
 
 static void do_help(char **words)
 {
-    char text[512];
-    int file = open_or_complain("help", "/etc/help", OPEN_READ), n;
+    int file = open_or_complain("help", "/etc/help", OPEN_READ);
 
-    while (file >= 0 && (n = read(file, text, sizeof text)) > 0)
-        write(1, text, n);
+    print_file(file, 0xffffffff);
     close(file);
 }
 

@@ -8,14 +8,6 @@
 
 static uint32_t words[WORDS];
 
-/* Marsaglia, "Xorshift RNGs", Journal of Statistical Software 8 (2003). */
-static uint32_t xorshift(uint32_t x)
-{
-    x ^= x << 13;
-    x ^= x >> 17;
-    return x ^ x << 5;
-}
-
 int main(int argc, char **argv)
 {
     uint32_t rounds = argc > 1 ? number_or(argv[1], 10) : 10, x = 2463534242u, sum = 0;

@@ -56,6 +56,7 @@ static inline void *sbrk(int bytes)
 /* One write() for each call, so that lines of several programs do not mix. */
 void printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2))); /* to file 2 */
+int print_file(int file, uint32_t limit); /* up to its end, or so many bytes; 0 or an error in reading */
 /* Where a copy of `from` goes: `to`, or into it if that is a directory. */
 void target_path(char path[PATH_SIZE], const char *from, const char *to);
 int open_or_complain(const char *program, const char *path, int flags);
@@ -72,7 +73,18 @@ struct reader {
 int read_line(struct reader *reader, char *line, int size); /* its length with the newline; 0 at the end */
 
 const char *error_text(int error);
+/* They tell what is wrong, and return a program's status, 1. */
+int usage(const char *text);
+int fail(const char *program, const char *what, int error);
 bool number(const char *text, uint32_t *value); /* decimal digits and nothing else */
 uint32_t number_or(const char *text, uint32_t otherwise); /* NULL or no number: otherwise */
+
+/* The pseudo-random number after x, neither 0: Marsaglia, "Xorshift RNGs", J. of Statistical Software 8 (2003). */
+static inline uint32_t xorshift(uint32_t x)
+{
+    x ^= x << 13;
+    x ^= x >> 17;
+    return x ^ x << 5;
+}
 
 #endif

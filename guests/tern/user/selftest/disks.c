@@ -189,9 +189,40 @@ CHECK(disk_rename)
     HOLDS(mkdir(PLACE "/e") == 0 && rename(PLACE "/e", PLACE "/d/e") == 0);
     HOLDS(stat(PLACE "/d/e/../b", &moved) == 0 && moved.number == s.number);
     HOLDS(rename(PLACE "/d", PLACE "/d/e/d") == -E_INVALID); /* into itself */
-    HOLDS(rename(PLACE "/d/b", PLACE "/d/e") == -E_EXISTS && rename(PLACE "/x", PLACE "/y") == -E_NOTFOUND);
+    HOLDS(rename(PLACE "/x", PLACE "/y") == -E_NOTFOUND && rename(PLACE "/d/b", PLACE "/d/..") == -E_EXISTS);
     HOLDS(rename(PLACE "/d/b", "/etc/b") == -E_READONLY);
     HOLDS(unlink(PLACE "/d/b") == 0 && unlink(PLACE "/d/e") == 0 && unlink(PLACE "/d") == 0);
+    return NULL;
+}
+
+CHECK(disk_rename_replaces_files)
+{
+    struct file_status s, moved;
+    char text[4];
+
+    NEEDS_DISK;
+    int old = create(PLACE "/a"), new = create(PLACE "/b");
+    HOLDS(fill(old, 0, 20000, 4096) && write(new, "new", 3) == 3 && fstat(new, &s) == 0);
+    HOLDS(rename(PLACE "/b", PLACE "/a") == 0 && stat(PLACE "/b", &moved) == -E_NOTFOUND);
+    HOLDS(stat(PLACE "/a", &moved) == 0 && moved.number == s.number && moved.links == 1 && moved.size == 3);
+    HOLDS(rename(PLACE "/a", PLACE "/a") == 0 && read(open(PLACE "/a", OPEN_READ), text, 4) == 3);
+    /* Who has the old one open keeps it. */
+    HOLDS(fstat(old, &s) == 0 && s.links == 0 && seek(old, 0, SEEK_SET) == 0 && verify(old, 20000, 4096));
+    HOLDS(unlink(PLACE "/a") == 0);
+    return NULL;
+}
+
+CHECK(disk_rename_replaces_empty_directories)
+{
+    struct file_status s, up;
+
+    NEEDS_DISK;
+    HOLDS(mkdir(PLACE "/d") == 0 && mkdir(PLACE "/e") == 0 && close(create(PLACE "/e/f")) == 0);
+    HOLDS(rename(PLACE "/d", PLACE "/e") == -E_NOTEMPTY && rename(PLACE "/e/f", PLACE "/e") == -E_DIRECTORY);
+    HOLDS(rename(PLACE "/d", PLACE "/e/f") == -E_NOTDIRECTORY && rename(PLACE "/e", PLACE "/d") == 0);
+    HOLDS(stat(PLACE "/e", &s) == -E_NOTFOUND && stat(PLACE "/d/f", &s) == 0 && s.type == TYPE_FILE);
+    HOLDS(stat(PLACE "/d/..", &up) == 0 && stat(PLACE, &s) == 0 && up.number == s.number);
+    HOLDS(unlink(PLACE "/d/f") == 0 && unlink(PLACE "/d") == 0);
     return NULL;
 }
 
