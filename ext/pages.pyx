@@ -414,14 +414,20 @@ def inspect(const uint8_t[::1] chunk not None, Py_ssize_t pages):
     return _answer(found, start)
 
 
-def decode(const uint8_t[::1] chunk not None, uint8_t[::1] ram not None):
+def decode(const uint8_t[::1] chunk not None, uint8_t[::1] ram not None, uint8_t[::1] seen=None):
     cdef const uint8_t *start = &chunk[0] if chunk.shape[0] else NULL
     cdef const uint8_t *entry
     cdef const uint8_t *data
     cdef size_t pages = ram.shape[0] // PAGE
-    cdef size_t count, i
+    cdef size_t count, i, number
     cdef uint8_t *page
+    cdef uint8_t *mark = NULL
     cdef Summary found
+    if seen is not None:
+        if <size_t>seen.shape[0] != pages:
+            raise ValueError(f"{seen.shape[0]} marks for {pages} pages")
+        if pages:
+            mark = &seen[0]
     with nogil:
         found = _inspect(start, chunk.shape[0], pages)
         if found.fault == SOUND:
@@ -429,12 +435,15 @@ def decode(const uint8_t[::1] chunk not None, uint8_t[::1] ram not None):
             entry = start + HEAD
             data = entry + count * ENTRY
             for i in range(count):
-                page = &ram[0] + <size_t>_get32(entry) * PAGE
+                number = _get32(entry)
+                page = &ram[0] + number * PAGE
                 if _get16(entry + 4) == MODE_RAW:
                     memcpy(page, data, PAGE)
                     data += PAGE
-                elif not _is_zero(page):       # fresh memory is not touched, so it costs nothing
+                elif (mark == NULL or mark[number]) and not _is_zero(page):
                     memset(page, 0, PAGE)
+                if mark != NULL:
+                    mark[number] = 1
                 entry += ENTRY
     if found.fault != SOUND:
         raise _refusal(found, start, pages)

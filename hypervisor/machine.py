@@ -4,8 +4,8 @@
         stop = vm.run(until=3_000_000)
         print(vm.digest(), vm.console.output.decode())
 
-A machine is used by one thread at a time, except for ``request_stop`` and ``console.send``, which any
-thread may call at any time.
+A machine is used by one thread at a time, except for ``request_stop``, ``console.send``, ``visit``, ``hold``
+and ``release``, which any thread may call at any time.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from hypervisor import images
 from hypervisor.boot.multiboot import BOOTED, Loader, read_image
@@ -30,14 +30,18 @@ from hypervisor.ext.pages import classify
 from hypervisor.hardware.x86 import CR0_PE, CS
 from hypervisor.inspect import Inspection
 from hypervisor.monitor.clock import VirtualClock
+from hypervisor.monitor.gate import Gate
 from hypervisor.monitor.loop import FOREVER, Monitor, Stop
 from hypervisor.monitor.pacing import Pacer
 from hypervisor.monitor.vcpu import VirtualCpu
+from hypervisor.paging.coarse_log import CoarseLog
 from hypervisor.paging.physical import PhysicalMap
 from hypervisor.paging.shadow import ShadowPaging
 from hypervisor.state.cpu import capture_cpu, check_cpu, restore_cpu
 from hypervisor.state.model import ClockState, MachineConfig, MachineState, encode
 from hypervisor.techniques import TECHNIQUES, technique
+
+T = TypeVar("T")
 
 MINIMUM_MEMORY = 1 << 20
 MAXIMUM_MEMORY = 3 << 30
@@ -93,7 +97,8 @@ class VirtualMachine(Inspection):
         self.epoch = 0
         self.disks = Disks(disks)
         self._owned = True
-        self.running = False
+        self.ended: Stop | None = None
+        """How the guest ended its life, if it did: ``exit`` or ``reset``."""
         self.console = Console(self)
         self.memory = PhysicalMemory(config.memory)
         self.ram = self.memory.ram_view()
@@ -107,8 +112,11 @@ class VirtualMachine(Inspection):
         )
         self.vcpu.bus = self.devices
         self.monitor = Monitor(self.vcpu, chosen, self.devices, self.clock)
-        self.monitor.before_entry = self._take_input
+        self.monitor.before_entry = self._between_entries
         self.pacer = Pacer(self.monitor, self.clock)
+        self.gate = Gate(self.nudge)
+        self.dirty = CoarseLog(config.memory, self.clock.update)
+        """Which frames of RAM are written to, for whoever copies it meanwhile."""
         self.config = MachineConfig(
             config.memory, config.technique, config.clock, tuple(self.devices.devices), self.disks.config
         )
@@ -225,26 +233,61 @@ class VirtualMachine(Inspection):
 
         At most ``instructions`` more, or to the count ``until`` since boot (exact clock only: under ``wall``
         nothing is counted). Reasons are ``limit``, ``stop`` (somebody asked), ``exit`` (isa-debug-exit; the
-        status is in ``status``), ``reset``, ``triple-fault``, ``halted``, ``idle`` (it waits for input) and
-        ``error`` (it wants what is not supported).
+        status is in ``status``), ``reset``, ``triple-fault``, ``halted``, ``idle`` (it waits for input),
+        ``moved`` (it was given away while it was held) and ``error`` (it wants what is not supported).
         """
-        if self._closed or self.running:
-            raise UsageError("the machine is closed" if self._closed else "the machine is running already")
-        if not self.owned:
-            raise HypervisorError("this monitor does not own the guest: it may be running elsewhere")
-        self.disks.hold()
-        limit = FOREVER if until is None else until
-        if instructions is not None:
-            limit = min(limit, self.instructions + instructions)
-        if limit != FOREVER and not self.clock.exact:
-            raise UsageError("the wall clock counts no instructions: run without a limit, and stop")
-        self.running = True
-        try:
+        if self._closed:
+            raise UsageError("the machine is closed")
+        with self.gate.passing():
+            if not self.owned:
+                raise HypervisorError("this monitor does not own the guest: it may be running elsewhere")
+            self.disks.hold()
+            limit = FOREVER if until is None else until
+            if instructions is not None:
+                limit = min(limit, self.instructions + instructions)
+            if limit != FOREVER and not self.clock.exact:
+                raise UsageError("the wall clock counts no instructions: run without a limit, and stop")
+            self.ended = None
             self._take_input()
             with self.pacer:
-                return self.monitor.run(limit)
-        finally:
-            self.running = False
+                stop: Stop = self.monitor.run(limit)
+            if stop.reason in ("exit", "reset"):
+                self.ended = stop
+            return stop
+
+    @property
+    def running(self) -> bool:
+        """Is a ``run`` under way? Its guest may be held."""
+        return self.gate.running
+
+    def visit(self, work: Callable[[], T]) -> T:
+        """Do ``work`` while the guest stands still, between two instructions; from any thread but its own.
+
+        A guest that runs goes on afterwards. Returns, or raises, what ``work`` does.
+        """
+        return self.gate.visit(work)
+
+    def hold(self) -> None:
+        """Make the guest stand still, also inside of a ``run``, until ``release``; from any thread but its own.
+
+        It may be captured then. If it is released by a monitor that does not own it any more, the run ends.
+        """
+        self.gate.hold()
+
+    def release(self) -> None:
+        """Let a guest go on that was held."""
+        self.gate.release()
+
+    def _between_entries(self) -> None:
+        """On the guest's thread, after a nudge."""
+        self._take_input()
+        if self.gate.wanted:
+            self.clock.stop()
+            self.gate.stand()
+            self.clock.start()
+            self.pacer.align()
+            if not self._owned:
+                self.monitor.stop = Stop("moved", "another monitor has the guest")
 
     def run_until(self, text: str | bytes, *, instructions: int | None = None) -> Stop:
         """Run until the guest has printed ``text`` (reason ``text``), or as ``run``.
@@ -306,7 +349,7 @@ class VirtualMachine(Inspection):
 
     def capture(self) -> MachineState:
         """The machine without its RAM. Changes nothing: captured twice, it is the same."""
-        if self.running:
+        if not self.gate.open:
             raise UsageError("a machine must be stopped to be captured")
         self._take_input()
         self.devices.advance(self.clock.update())

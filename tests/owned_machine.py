@@ -35,6 +35,37 @@ class Ledger:
             return [machine.name for machine in self._machines if machine.may_run]
 
 
+class ScriptedLog:
+    """A dirty log with a guest behind it that writes a little between any two looks, for ``busy`` of them.
+
+    So a migration in rounds has something to send in each, and the same every time.
+    """
+
+    def __init__(self, ram: bytearray, busy: int) -> None:
+        self._ram = ram
+        self._busy = busy
+        self._looks = 0
+        self.active = False
+
+    def start(self) -> None:
+        assert not self.active
+        self.active = True
+
+    def harvest(self) -> bytearray:
+        assert self.active
+        self._looks += 1
+        written = bytearray(len(self._ram) // 4096)
+        if self._looks <= self._busy:
+            for page in (5, 40 + self._looks, len(written) - 1):
+                at = page * 4096 + 16 * self._looks
+                self._ram[at : at + 8] = bytes([page & 0xFF, self._looks]) * 4
+                written[page] = 1
+        return written
+
+    def stop(self) -> None:
+        self.active = False
+
+
 class OwnedMachine:
     """Has what a migration needs, and tells the ledger when it may run."""
 
@@ -49,11 +80,13 @@ class OwnedMachine:
     ) -> None:
         self.config = config
         self.name = name
-        self.running = False
+        self.ended = None
+        self.held = 0
         self.closed = False
         self.may_run = False
         self._ledger = ledger
         self._ram = bytearray(config.memory) if ram is None else ram
+        self.dirty = ScriptedLog(self._ram, busy=3)
         self._state = state
         self.identity = "" if state is None else state.identity
         self.epoch = 0 if state is None else state.epoch
@@ -72,7 +105,20 @@ class OwnedMachine:
     def ram(self) -> memoryview:
         return memoryview(self._ram)
 
+    def visit(self, work):
+        return work()
+
+    def hold(self) -> None:
+        self.held += 1
+
+    def release(self) -> None:
+        self.held -= 1
+
     def capture(self) -> MachineState:
+        assert self.held
+        return self.state()
+
+    def state(self) -> MachineState:
         assert self._state is not None
         return msgspec.structs.replace(self._state, epoch=self.epoch)
 
@@ -86,7 +132,7 @@ class OwnedMachine:
 
     def guest(self) -> tuple[MachineState, bytes]:
         """Everything but the epoch: what must not change when the guest moves."""
-        return msgspec.structs.replace(self.capture(), epoch=0), bytes(self._ram)
+        return msgspec.structs.replace(self.state(), epoch=0), bytes(self._ram)
 
 
 def source_machine(ledger: Ledger, *, seed: int = 1) -> OwnedMachine:

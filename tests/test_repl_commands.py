@@ -329,6 +329,7 @@ def test_a_guest_that_moved_away_is_not_here(prompt, vm, monkeypatch):
     from hypervisor.repl.commands import lifecycle
 
     monkeypatch.setattr(lifecycle, "send", lambda vm, peer, progress=None: Report())
+    say(prompt, "run &")
     assert say(prompt, "migrate tcp:127.0.0.1:4444").startswith("at tcp:127.0.0.1:4444: ")
     assert vm.closed
     assert prompt.state() == "(hv: no guest) "

@@ -51,5 +51,16 @@ def inspect(chunk: ReadableBuffer, pages: int) -> tuple[int, int, int, int]:
         StateError: the chunk is malformed or names a page outside RAM.
     """
 
-def decode(chunk: ReadableBuffer, ram: WriteableBuffer) -> tuple[int, int, int, int]:
-    """Write the pages of a chunk into ``ram``, after all of it passed ``inspect``; returns the same."""
+def decode(
+    chunk: ReadableBuffer, ram: WriteableBuffer, seen: bytearray | None = None
+) -> tuple[int, int, int, int]:
+    """Write the pages of a chunk into ``ram``, after all of it passed ``inspect``; returns the same.
+
+    ``seen`` has a byte for each page of a RAM that was all zero in the beginning: those that came are
+    marked with 1, and a zero page that comes for the first time is not touched (the host need not give
+    memory for it).
+
+    Raises:
+        StateError: the chunk is malformed or names a page outside RAM; nothing was written.
+        ValueError: ``seen`` is of another length.
+    """

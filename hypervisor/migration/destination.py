@@ -26,8 +26,10 @@ from hypervisor.migration.protocol import (
     refusal,
 )
 from hypervisor.migration.report import Phase, Recorder, Report
+from hypervisor.state.live import LiveReader
 from hypervisor.state.model import MachineConfig
-from hypervisor.state.stream import Progress, StreamReader
+from hypervisor.state.parts import Configuration
+from hypervisor.state.stream import Progress
 
 OUTCOMES_KEPT = 1024
 FIRST_MESSAGE = 5.0
@@ -100,7 +102,7 @@ class Listener:
         with self._receiving:
             self._stop_answering()
             self.waiting = True
-            recorder = Recorder(Report() if report is None else report)
+            recorder = Recorder(Report() if report is None else report, progress)
             deadline = None if timeout is None else time.monotonic() + timeout
             try:
                 while True:
@@ -108,7 +110,7 @@ class Listener:
                     if vm is not None:
                         recorder.finish("completed", recorder.report.ram.transferred)
                         return vm  # type: ignore[return-value]  # make_vm made it
-                    self._serve_next(deadline, make_vm, recorder, progress)
+                    self._serve_next(deadline, make_vm, recorder)
             except BaseException as error:
                 recorder.finish("unsettled" if self.unsettled else "failed", 0, error)
                 raise
@@ -157,7 +159,6 @@ class Listener:
         deadline: float | None,
         make_vm: Callable[[MachineConfig], Machine],
         recorder: Recorder,
-        progress: Progress | None,
     ) -> None:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         channel = self._acceptor.accept(left)
@@ -180,7 +181,7 @@ class Listener:
                 if isinstance(first, Settle):
                     self._settle(channel, first)
                 elif isinstance(first, Hello):
-                    self._welcome(channel, first, make_vm, recorder, progress)
+                    self._welcome(channel, first, make_vm, recorder)
             finally:
                 self._current = None
 
@@ -190,7 +191,6 @@ class Listener:
         hello: Hello,
         make_vm: Callable[[MachineConfig], Machine],
         recorder: Recorder,
-        progress: Progress | None,
     ) -> None:
         """A guest wants to come: everything up to Prepared, and then the wait for Commit."""
         recorder.begin()
@@ -200,7 +200,7 @@ class Listener:
             channel.refuse(refusal(error))
             return  # nothing came of it here; others may still come
         try:
-            vm, digest = self._prepare(channel, hello, make_vm, recorder, progress)
+            vm, digest = self._prepare(channel, hello, make_vm, recorder)
         except LinkError as error:
             raise MigrationError(f"{_incoming(hello, recorder)}: {error}; it stays with its source") from None
         except HypervisorError as error:
@@ -245,14 +245,13 @@ class Listener:
         hello: Hello,
         make_vm: Callable[[MachineConfig], Machine],
         recorder: Recorder,
-        progress: Progress | None,
     ) -> tuple[Machine, bytes]:
         channel.send(Welcome(PROTOCOL_VERSION))
         recorder.enter(Phase.CONFIGURATION)
         config = channel.receive(Configure).config
         vm = make_vm(config)
         try:
-            return vm, self._fill(channel, hello, config, vm, recorder, progress)
+            return vm, self._fill(channel, hello, config, vm, recorder)
         except BaseException:
             vm.close()
             raise
@@ -264,26 +263,22 @@ class Listener:
         config: MachineConfig,
         vm: Machine,
         recorder: Recorder,
-        progress: Progress | None,
     ) -> bytes:
         """Make ``vm`` the guest that comes; returns the digest of the stream."""
         vm.owned = False
         if len(vm.ram) != config.memory:
             raise MigrationError(f"the machine made here has {len(vm.ram)} bytes of RAM, not {config.memory}")
         channel.send(Ready())
-        recorder.enter(Phase.FINAL_STATE)
+        recorder.enter(Phase.MEMORY)
 
         def copied(done: int, total: int) -> None:
             recorder.copied(done, total, channel.received)
-            if progress is not None:
-                progress(done, total)
 
-        reader = StreamReader(channel.readinto)
-        state = reader.read_state()
-        if (state.identity, state.epoch, state.config) != (hello.identity, hello.epoch, config):
+        reader = LiveReader(channel.readinto)
+        if reader.head != Configuration(config, hello.identity, hello.epoch):
             raise MigrationError("the state that came is not that of the guest that was announced")
-        summary = reader.read_ram(vm.ram, progress=copied)
-        recorder.summary(summary)
+        state, summary = reader.receive(vm.ram, progress=copied)
+        recorder.received(summary, reader.rounds)
         vm.restore(state)
         return summary.digest
 

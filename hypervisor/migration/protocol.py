@@ -6,9 +6,9 @@
       │       ◀────────────────────────────── Welcome ──
       │       ── Configure ───────────────────────────▶    makes a machine   Configuration
       │       ◀──────────────────────────────── Ready ──
-      │       ── (rounds of RAM while it runs: later) ▶                      Memory rounds
+      │       ══ the checked stream: rounds of RAM ═══▶    fills its RAM     Memory rounds
       │ stop                                                                 Stop
-      │       ══ the checked stream ══════════════════▶    checks, restores  Final state
+      │       ══ last pages, state ═══════════════════▶    checks, restores  Final state
       │                                                      │
       │       ◀───────────────────────────── Prepared ──   PREPARED          Prepared
       ▼
@@ -53,21 +53,44 @@ from __future__ import annotations
 
 import enum
 import secrets
-from typing import Annotated, Literal, Protocol
+from collections.abc import Callable
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from msgspec import Meta, Struct
 
 from hypervisor.errors import HypervisorError, MigrationError
 from hypervisor.state.model import U63, MachineConfig, MachineState
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Identity = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Transfer = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 
 
+T = TypeVar("T")
+
+
+class DirtyLog(Protocol):
+    """Which pages of RAM are written to, by the guest, by its devices or by the monitor.
+
+    ``start``, ``harvest`` and ``stop`` are only called while the guest stands still.
+    """
+
+    @property
+    def active(self) -> bool: ...
+    def start(self) -> None:
+        """All pages are clean now."""
+        ...
+
+    def harvest(self) -> bytearray:
+        """A byte for each page, not 0 if it was written to; and now all are clean again."""
+        ...
+
+    def stop(self) -> None: ...
+
+
 class Machine(Protocol):
-    """What a migration needs of a virtual machine."""
+    """What a migration needs of a virtual machine, which another thread may be running."""
 
     epoch: int
     owned: bool
@@ -78,9 +101,23 @@ class Machine(Protocol):
     @property
     def identity(self) -> str: ...
     @property
-    def running(self) -> bool: ...
+    def ended(self) -> object:
+        """How the guest ended its life, so that it need not be moved any more; else None."""
+        ...
+
+    @property
+    def dirty(self) -> DirtyLog: ...
     @property
     def ram(self) -> memoryview: ...
+    def visit(self, work: Callable[[], T], /) -> T:
+        """Do something while the guest stands still; it goes on afterwards."""
+        ...
+
+    def hold(self) -> None:
+        """Make the guest stand still until ``release``. ``capture`` needs that."""
+        ...
+
+    def release(self) -> None: ...
     def capture(self) -> MachineState: ...
     def restore(self, state: MachineState) -> None: ...
     def close(self) -> None: ...
@@ -171,9 +208,8 @@ class Departure:
     def __init__(self, vm: Machine) -> None:
         if not vm.owned:
             raise MigrationError("the guest is not owned by this monitor, so it cannot be sent from here")
-        if vm.running:
-            raise MigrationError("the guest must be stopped before it is sent")
         self.vm = vm
+        self._held = False
         self.identity = vm.identity
         self.epoch = vm.epoch
         self.transfer = secrets.token_hex(16)
@@ -182,6 +218,10 @@ class Departure:
     def stop(self) -> None:
         """What is captured now must stay what it is: nobody may run the guest while it travels."""
         self._require(Departure.State.OWNER)
+        self.vm.hold()
+        self._held = True
+        if self.vm.ended is not None:
+            raise MigrationError("the guest has ended")
         self.vm.owned = False
 
     def abort(self) -> None:
@@ -206,6 +246,12 @@ class Departure:
         self._require(Departure.State.IN_DOUBT)
         self.state = Departure.State.OWNER
         self.vm.owned = True
+
+    def release(self) -> None:
+        """The attempt is over: let the guest go on if it is owned here, and else let its run end."""
+        if self._held:
+            self._held = False
+            self.vm.release()
 
     def force(self) -> None:
         """The operator says that the destination does not run the guest and never will."""

@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from hypervisor.state.codec import PAGE_SIZE
-from hypervisor.state.stream import Summary
+from hypervisor.state.live import Sent
+from hypervisor.state.stream import Progress, Summary
 
 
 class Phase(enum.StrEnum):
@@ -27,6 +28,34 @@ class Phase(enum.StrEnum):
     FINAL_STATE = "final-state"
     PREPARED = "prepared"
     COMMIT = "commit"
+
+
+class Round(Struct, rename="kebab"):
+    """One round of pre-copy."""
+
+    number: int
+    """From 1; the first sends all of RAM."""
+    pages: int = 0
+    """Pages sent."""
+    skipped: int = 0
+    """Pages left for the next round, because they were written to again before their turn."""
+    zero: int = 0
+    normal: int = 0
+    bytes: int = 0
+    time: float = 0.0
+    dirty_pages: int = 0
+    """Pages that must be sent after it."""
+    dirty_rate: float = 0.0
+    """Pages per second that the guest wrote to meanwhile."""
+    mbps: float = 0.0
+    expected_downtime: float = 0.0
+    """If the guest were stopped now."""
+    page_size: int = PAGE_SIZE
+
+    @property
+    def remaining(self) -> int:
+        """Bytes of RAM that must be sent after it."""
+        return self.dirty_pages * self.page_size
 
 
 class RamReport(Struct, rename="kebab"):
@@ -43,9 +72,9 @@ class RamReport(Struct, rename="kebab"):
     normal_bytes: int = 0
     page_size: int = PAGE_SIZE
     dirty_sync_count: int = 0
-    """Rounds; stop-and-copy has one."""
+    """Rounds, with the last pages of the stopped guest as one; stop-and-copy has no other."""
     dirty_pages_rate: int = 0
-    """Pages per second that the guest dirtied while it was being copied."""
+    """Pages per second that the guest dirtied in the last round."""
     mbps: float = 0.0
     """Throughput of the copying phases, in 10**6 bits per second."""
 
@@ -58,10 +87,14 @@ class Report(Struct, rename="kebab"):
     total_time: float = 0.0
     downtime: float = 0.0
     """From stopping the guest until its new owner has acknowledged."""
+    expected_downtime: float = 0.0
     setup_time: float = 0.0
     ram: RamReport = msgspec.field(default_factory=RamReport)
     phases: dict[str, float] = {}
     """Duration of each phase that was entered."""
+    rounds: list[Round] = []
+    stop_reason: str | None = None
+    """Why the policy stopped the guest."""
     error_desc: str | None = None
 
     def to_json(self) -> bytes:
@@ -69,10 +102,11 @@ class Report(Struct, rename="kebab"):
 
 
 class Recorder:
-    """Keeps a report up to date."""
+    """Keeps a report up to date. ``progress`` gets the bytes of RAM that are through, and all of them."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, progress: Progress | None = None) -> None:
         self.report = report
+        self._progress = progress
         self.begin()
 
     def begin(self) -> None:
@@ -82,6 +116,7 @@ class Recorder:
         self._stopped: int | None = None
         self.report.status = "setup"
         self.report.phases = {}
+        self.report.rounds = []
 
     def enter(self, phase: Phase) -> None:
         """End the current phase and begin ``phase``."""
@@ -91,26 +126,83 @@ class Recorder:
             report.setup_time = _ms(now - self._began)
         if phase is Phase.STOP:
             self._stopped = now
+        if phase is Phase.PREPARED:
+            copying = report.phases[Phase.MEMORY] + report.phases.get(Phase.FINAL_STATE, 0.0)
+            report.ram.mbps = round(report.ram.transferred * 8e-3 / max(copying, 0.001), 1)
         self.phase = phase
         report.status = {Phase.SETUP: "setup", Phase.CONFIGURATION: "setup", Phase.MEMORY: "active"}.get(
             phase, "device"
         )  # type: ignore[assignment]
 
+    # ---------------------------------------------------------------------- RAM, at the source
+
+    def total(self, memory: int) -> None:
+        """So much RAM is to be copied."""
+        self.report.ram.total = self.report.ram.remaining = memory
+
+    def begin_round(self) -> Round:
+        """A further round begins."""
+        self._round_began = time.monotonic_ns()
+        self._round_from = self.report.ram.transferred
+        self.report.ram.dirty_sync_count += 1
+        return Round(number=len(self.report.rounds) + 1)
+
+    def sent(self, sent: Sent, transferred: int, round_: Round | None = None) -> None:
+        """Pages went out."""
+        ram = self.report.ram
+        ram.duplicate += sent.zero
+        ram.normal += sent.normal
+        ram.normal_bytes = ram.normal * PAGE_SIZE
+        ram.transferred = transferred
+        ram.remaining = max(ram.remaining - (sent.zero + sent.normal) * PAGE_SIZE, 0)
+        if round_ is not None:
+            round_.zero += sent.zero
+            round_.normal += sent.normal
+            round_.pages = round_.zero + round_.normal
+        if self._progress is not None:
+            self._progress(ram.total - ram.remaining, ram.total)
+
+    def end_round(self, round_: Round, pending: int) -> None:
+        """The round is over, and ``pending`` pages were written to meanwhile."""
+        ram = self.report.ram
+        elapsed = max(time.monotonic_ns() - self._round_began, 1)
+        round_.time = _ms(elapsed)
+        round_.bytes = ram.transferred - self._round_from
+        round_.dirty_pages = pending
+        round_.dirty_rate = round(pending * 1e9 / elapsed, 1)
+        round_.mbps = round(round_.bytes * 8000 / elapsed, 1)
+        # As long per page as this round took, which knows the link and what the pages are like.
+        round_.expected_downtime = round(round_.time * pending / max(round_.pages, 1), 3)
+        ram.remaining = round_.remaining
+        ram.dirty_pages_rate = int(round_.dirty_rate)
+        self.report.expected_downtime = round_.expected_downtime
+        self.report.rounds.append(round_)
+
+    def begin_last_pages(self, pending: int) -> None:
+        """The guest has stopped, and so many pages must still go."""
+        ram = self.report.ram
+        ram.dirty_sync_count += 1
+        ram.remaining = pending * PAGE_SIZE
+        if self._progress is not None:
+            self._progress(ram.total - ram.remaining, ram.total)
+
+    # ----------------------------------------------------------------- RAM, at the destination
+
     def copied(self, done: int, total: int, transferred: int) -> None:
-        """So much of guest RAM is through."""
+        """So much of guest RAM has come."""
         self.report.ram.transferred = transferred
         self.report.ram.total = total
         self.report.ram.remaining = total - done
+        if self._progress is not None:
+            self._progress(done, total)
 
-    def summary(self, summary: Summary) -> None:
-        """RAM is through."""
+    def received(self, summary: Summary, rounds: int) -> None:
+        """All has come."""
         ram = self.report.ram
         ram.duplicate = summary.zero
         ram.normal = summary.normal
         ram.normal_bytes = summary.normal * PAGE_SIZE
-        ram.dirty_sync_count = 1
-        elapsed = time.monotonic_ns() - self._entered
-        ram.mbps = round(summary.length * 8000 / max(elapsed, 1), 1)
+        ram.dirty_sync_count = rounds + 1
 
     def finish(
         self, status: Literal["completed", "failed", "unsettled"], transferred: int, error: object = None

@@ -12,6 +12,8 @@ from hypervisor.migration.channel import (
     connect,
     parse_address,
 )
+from hypervisor.migration.policy import Policy, PreCopyPolicy
+from hypervisor.migration.precopy import PreCopy
 from hypervisor.migration.protocol import (
     PROTOCOL_VERSION,
     Ack,
@@ -25,8 +27,10 @@ from hypervisor.migration.protocol import (
 )
 from hypervisor.migration.report import Phase, Recorder, Report
 from hypervisor.migration.settle import Handover
+from hypervisor.state.live import LiveWriter
+from hypervisor.state.parts import Configuration
 from hypervisor.state.sections import Readable
-from hypervisor.state.stream import Progress, write_stream
+from hypervisor.state.stream import Progress
 
 
 class SendError(MigrationError):
@@ -49,30 +53,34 @@ def send(
     vm: Machine,
     address: str | Address,
     *,
+    policy: Policy | None = None,
     progress: Progress | None = None,
     report: Report | None = None,
     timeouts: Timeouts = PATIENCE,
 ) -> Report:
-    """Hand a stopped guest over to the monitor that listens at ``address`` (``tcp:HOST:PORT``).
+    """Hand a guest over to the monitor that listens at ``address`` (``tcp:HOST:PORT``).
 
-    When this returns, the guest runs there, and ``vm`` is only good for ``close``. ``progress`` gets
-    the bytes of RAM that were sent; ``report`` is filled in while it goes on, and returned.
+    If another thread runs the guest, it goes on meanwhile, until ``policy`` stops it. When this returns, the
+    guest runs there, its run here has ended or is about to (``moved``), and ``vm`` is only good for ``close``.
+    If this raises SendError, a guest that ran goes on.
+    ``progress`` gets the bytes of RAM that need not be sent any more; ``report`` is filled in
+    while it goes on, and returned.
 
     Raises:
         UsageError: that is no address.
         UnsettledError: nobody knows who has the guest; ``vm.owned`` is false and stays so for now.
         SendError: any failure before that; ``vm.owned`` is true.
-        MigrationError: the guest is running, or not owned by this monitor.
+        MigrationError: the guest is not owned by this monitor.
     """
     target = parse_address(address)
     departure = Departure(vm)
     handover = Handover(departure, target, timeouts)
-    recorder = Recorder(Report() if report is None else report)
+    recorder = Recorder(Report() if report is None else report, progress)
     channel: Channel | None = None
     try:
         channel = connect(target, timeouts)
-        _prepare(channel, departure, recorder, progress)
-        _commit(channel, departure, recorder)
+        _introduce(channel, departure, recorder)
+        _transfer(channel, departure, recorder, PreCopyPolicy() if policy is None else policy)
     except BaseException as error:
         sent = 0 if channel is None else channel.sent
         if departure.state is Departure.State.OWNER:
@@ -91,29 +99,24 @@ def send(
     finally:
         if channel is not None:
             channel.close()
+        departure.release()
     assert channel is not None
     recorder.finish("completed", channel.sent)
     return recorder.report
 
 
-def _prepare(channel: Channel, departure: Departure, recorder: Recorder, progress: Progress | None) -> None:
-    """Everything up to Prepared: all of it can fail, and then nothing has happened."""
-    vm = departure.vm
+def _introduce(channel: Channel, departure: Departure, recorder: Recorder) -> None:
+    """Find out whether the destination will have this guest."""
     channel.send(Hello(PROTOCOL_VERSION, departure.identity, departure.epoch, departure.transfer))
     channel.receive(Welcome)
     recorder.enter(Phase.CONFIGURATION)
-    channel.send(Configure(vm.config))
+    channel.send(Configure(departure.vm.config))
     channel.receive(Ready)
-    recorder.enter(Phase.MEMORY)  # rounds while the guest runs will come here; now it takes no time
-    recorder.enter(Phase.STOP)
-    departure.stop()
-    state = vm.capture()
-    recorder.enter(Phase.FINAL_STATE)
 
-    def copied(done: int, total: int) -> None:
-        recorder.copied(done, total, channel.sent)
-        if progress is not None:
-            progress(done, total)
+
+def _transfer(channel: Channel, departure: Departure, recorder: Recorder, policy: Policy) -> None:
+    """Send the guest, and hand it over. Until Commit all of it can fail, and then nothing has happened."""
+    vm = departure.vm
 
     def write(data: Readable) -> None:
         try:
@@ -122,12 +125,20 @@ def _prepare(channel: Channel, departure: Departure, recorder: Recorder, progres
             # A destination that finds the stream wrong says so and closes; that is the better message.
             raise MigrationError(channel.last_words() or str(error)) from None
 
-    summary = write_stream(state, vm.ram, write, progress=copied)
-    recorder.summary(summary)
-    recorder.enter(Phase.PREPARED)
-    prepared = channel.receive(Prepared)
-    if (prepared.transfer, prepared.digest) != (departure.transfer, summary.digest):
-        raise MigrationError("the destination prepared something else than what was sent")
+    recorder.enter(Phase.MEMORY)
+    out = LiveWriter(write, Configuration(vm.config, departure.identity, departure.epoch), vm.ram)
+    with PreCopy(departure, out, recorder, policy) as memory:
+        memory.rounds()
+        recorder.enter(Phase.STOP)
+        departure.stop()
+        recorder.enter(Phase.FINAL_STATE)
+        memory.last_pages()
+        digest = out.finish(vm.capture())
+        recorder.enter(Phase.PREPARED)
+        prepared = channel.receive(Prepared)
+        if (prepared.transfer, prepared.digest) != (departure.transfer, digest):
+            raise MigrationError("the destination prepared something else than what was sent")
+        _commit(channel, departure, recorder)
 
 
 def _commit(channel: Channel, departure: Departure, recorder: Recorder) -> None:

@@ -312,7 +312,8 @@ class Monitor:
             self.refresh()
         if self.stop_wanted:
             self.stop_wanted = False
-            self.stop = Stop("stop", "asked to stop")
+            if self.stop is None:
+                self.stop = Stop("stop", "asked to stop")
 
     def on_error(self) -> None:
         raise GuestStopped(f"the emulated CPU gave up: {self.cpu.error}")

@@ -35,8 +35,12 @@ class Pacer:
         self._origin = 0
         """Host time that corresponds to virtual time 0."""
 
-    def __enter__(self) -> Self:
+    def align(self) -> None:
+        """The guest is as far as it should be now: for one that runs on after it stood still."""
         self._origin = time.monotonic_ns() - self.clock.update()
+
+    def __enter__(self) -> Self:
+        self.align()
         self.monitor.sleep = self.sleep if self.paced or not self.clock.exact else None
         if not self.clock.exact:
             self._done = False

@@ -71,21 +71,30 @@ class Session(Generic[M]):
         return self.vm
 
     @property
+    def sure_vm(self) -> M:
+        """The guest, running or not, for a command that needs it to be surely ours."""
+        self._must_be_settled()
+        self._raise_failure()
+        return self.vm
+
+    @property
     def ready_vm(self) -> M:
         """The guest, for a command that lets it execute: stopped, surely ours, and not at its end."""
         vm = self.stopped_vm
-        if self.unsettled is not None:
-            raise UsageError(f"the guest may be running at {self.unsettled.address}: `settle` it first")
+        self._must_be_settled()
         if self.finished:
             raise UsageError(f"the guest has ended ({describe(self.last_stop)})")
         return vm
+
+    def _must_be_settled(self) -> None:
+        if self.unsettled is not None:
+            raise UsageError(f"the guest may be running at {self.unsettled.address}: `settle` it first")
 
     def replace(self, vm: M | None, absent: str = "there is no guest") -> None:
         """Take another guest (after a load), or none (after a migration away; ``absent`` says where to)."""
         if self.running:
             raise UsageError("the guest is running: `stop` it first")
-        if self.unsettled is not None:
-            raise UsageError(f"the guest may be running at {self.unsettled.address}: `settle` it first")
+        self._must_be_settled()
         if self._vm is not None and self._vm is not vm:
             self._vm.close()
         self._vm, self._absent = vm, absent

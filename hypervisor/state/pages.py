@@ -205,12 +205,20 @@ def inspect(chunk: Readable, pages: int) -> tuple[int, int, int, int]:
     return _summary(_directory(chunk, pages))
 
 
-def decode(chunk: Readable, ram: bytearray | memoryview) -> tuple[int, int, int, int]:
+def decode(
+    chunk: Readable, ram: bytearray | memoryview, seen: bytearray | None = None
+) -> tuple[int, int, int, int]:
     """Write the pages of a chunk into ``ram``, after all of it passed ``inspect``; returns the same."""
-    entries = _directory(chunk, len(ram) // PAGE_SIZE)
+    pages = len(ram) // PAGE_SIZE
+    if seen is not None and len(seen) != pages:
+        raise ValueError(f"{len(seen)} marks for {pages} pages")
+    entries = _directory(chunk, pages)
     data = _HEAD.size + len(entries) * _ENTRY.size
-    for number, _, size in entries:
-        # A zero page has no data of its own.
-        ram[number * PAGE_SIZE : (number + 1) * PAGE_SIZE] = chunk[data : data + size] or _NO_PAGE
+    for number, encoding, size in entries:
+        if seen is None or seen[number] or encoding != ZERO:
+            # A zero page has no data of its own.
+            ram[number * PAGE_SIZE : (number + 1) * PAGE_SIZE] = chunk[data : data + size] or _NO_PAGE
+        if seen is not None:
+            seen[number] = 1
         data += size
     return _summary(entries)

@@ -6,7 +6,7 @@ All numbers are little-endian on any host::
       0   8s  magic                           0   8s  name, padded with zeros
       8  u16  version of this format          8  u32  index: 0, 1, 2, ...
      10  u16  version of the state           12  u32  length of the payload
-     12  u32  flags, none defined yet        16  u32  CRC-32C of the payload
+     12  u32  flags: LIVE                     16  u32  CRC-32C of the payload
      16  u32  CRC-32C of the bytes 0-15      20  u32  CRC-32C of the bytes 0-19
 
 The header keeps this layout in every version of the format, so that an altered header and one of
@@ -35,6 +35,8 @@ MAGIC: Final = b"\x93HVSTATE"
 FORMAT_VERSION: Final = 1
 HEADER: Final = struct.Struct("<8sHHII")
 SECTION: Final = struct.Struct("<8sIIII")
+LIVE: Final = 1
+"""Flag: the sections are in the order of ``live``, not in that of a file."""
 DIGEST_SIZE: Final = 32
 CHUNK_PAGES_MAX: Final = 256
 CLUSTERS_MAX: Final = 128
@@ -47,6 +49,7 @@ LIMITS: Final[dict[str, int]] = {
     "disk": 4 << 10,
     "clusters": CLUSTERS_MAX * (8 + CLUSTER),
     "ram": bound(CHUNK_PAGES_MAX),
+    "round": 64,
     "end": DIGEST_SIZE,
 }
 """Every section there is, with the longest payload that a reader takes memory for."""
@@ -70,14 +73,14 @@ class SectionWriter:
     Small sections are gathered and go out with the next RAM chunk or the end: few system calls.
     """
 
-    def __init__(self, write: Write, state_version: int) -> None:
+    def __init__(self, write: Write, state_version: int, flags: int = 0) -> None:
         self._write = write
         self._digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
         self._index = 0
         self._gathered = bytearray()
         self.written = 0
         """Bytes given to ``write`` so far."""
-        body = HEADER.pack(MAGIC, FORMAT_VERSION, state_version, 0, 0)[:-4]
+        body = HEADER.pack(MAGIC, FORMAT_VERSION, state_version, flags, 0)[:-4]
         header = body + struct.pack("<I", crc32c(body))
         self._digest.update(header)
         self._gathered += header
@@ -131,7 +134,7 @@ class SectionReader:
     Every method raises :class:`StateError` when the stream is truncated, altered or of another version.
     """
 
-    def __init__(self, readinto: ReadInto, state_version: int) -> None:
+    def __init__(self, readinto: ReadInto, state_version: int, flags: int = 0) -> None:
         self._readinto = readinto
         self._digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
         self._index = 0
@@ -140,9 +143,9 @@ class SectionReader:
         self.length = 0
         self.taken = 0
         """Bytes read so far."""
-        self._header(state_version)
+        self._header(state_version, flags)
 
-    def _header(self, state_version: int) -> None:
+    def _header(self, state_version: int, expected: int) -> None:
         header = self._take(HEADER.size)
         magic, version, state, flags, checksum = HEADER.unpack(header)
         if magic != MAGIC:
@@ -154,8 +157,11 @@ class SectionReader:
                 f"the stream has format version {version} and state version {state}; "
                 f"this hypervisor reads format version {FORMAT_VERSION} and state version {state_version}"
             )
-        if flags:
+        if flags & ~LIVE:
             raise StateError(f"header: flags {flags:#x} ask for something that this hypervisor does not know")
+        if flags != expected:
+            order = "a migration's" if flags else "a file's"
+            raise StateError(f"header: the stream's order is {order}, which has no place here")
         self._digest.update(header)
 
     def advance(self) -> str:

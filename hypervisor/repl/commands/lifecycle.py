@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from hypervisor.errors import UsageError
 from hypervisor.migration.protocol import Departure
-from hypervisor.migration.source import SendError, UnsettledError, send
+from hypervisor.migration.source import UnsettledError, send
 from hypervisor.repl import machines
 from hypervisor.repl.commands.execution import where
 from hypervisor.repl.kinds import HostPort, Path, Word, choice
@@ -113,28 +113,24 @@ def load(prompt: Prompt, path: Path) -> str:
 def migrate(prompt: Prompt, peer: HostPort) -> str:
     """Move the guest to the monitor that waits at tcp:HOST:PORT (`hv run --incoming`).
 
-    A running guest is stopped for it and runs on there; if it cannot be moved, it runs on here. If the
-    link breaks in the very handover, it stays stopped until `settle` has asked who has it.
+    A running guest goes on meanwhile, but for the last moment; if it cannot be moved, it runs on here. If
+    the link breaks in the very handover, it stays stopped until `settle` has asked who has it.
     """
     session = prompt.session
-    was_running = session.running
-    session.stop()
-    vm = session.stopped_vm
-    prompt.show_output()
     try:
         with machines.progress("migrating", prompt.terminal) as advance:
-            report = send(vm, peer, progress=advance)
+            report = send(session.sure_vm, peer, progress=advance)
     except UnsettledError as error:
+        session.stop()
         session.unsettled = error.handover
         raise
-    except SendError:
-        if was_running and not session.finished:
-            session.start()
-        raise
+    session.stop()  # its run ends by itself: this waits for it
+    prompt.show_output()
     session.replace(None, f"the guest is at {peer} now")
     return (
         f"at {peer}: {report.ram.transferred:,} bytes in {report.total_time:.0f} ms, "
-        f"downtime {report.downtime:.0f} ms ({report.ram.duplicate:,} pages zero, {report.ram.normal:,} sent)"
+        f"downtime {report.downtime:.1f} ms ({report.ram.dirty_sync_count} rounds: "
+        f"{report.ram.duplicate:,} pages zero, {report.ram.normal:,} sent)"
     )
 
 
