@@ -45,8 +45,10 @@ HOT: list[str] = [
     "hypervisor.monitor.tasks",
     "hypervisor.monitor.transfer",
     "hypervisor.monitor.vcpu",
+    "hypervisor.paging.lazy",
     "hypervisor.paging.physical",
     "hypervisor.paging.shadow",
+    "hypervisor.paging.traced",
     "hypervisor.paging.walk",
 ]
 """Modules that a benchmark showed to be worth compiling, by their dotted names."""
@@ -117,6 +119,12 @@ def forget_stale_forms() -> None:
             (BUILD / source).with_suffix(".c").unlink(missing_ok=True)
             for folder in (Path(), *Path("build").glob("lib*")):
                 for compiled in (folder / source).parent.glob(source.stem + ".*.so"):
+                    compiled.unlink()
+    if redeclared:
+        for source in Path("ext").glob("*.pyx"):
+            (BUILD / source).with_suffix(".c").unlink(missing_ok=True)
+            for folder in (Path(), *Path("build").glob("lib*")):
+                for compiled in (folder / "hypervisor/ext").glob(source.stem + ".*.so"):
                     compiled.unlink()
 
 

@@ -20,6 +20,8 @@ import os
 
 from hypervisor.errors import AddressError, HostError
 
+from libc.stdlib cimport calloc, free
+
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap_ "mmap" (void *addr, size_t length, int prot, int flags, int fd, long offset)
     int munmap(void *addr, size_t length)
@@ -45,6 +47,9 @@ cdef class PhysicalMemory:
     """The monitor's frames and the guest's RAM in one host-physical address space.
 
     ``ram_size`` is in bytes and a multiple of 4096. Raises HostError if the host has not got it.
+
+    Stores into guest RAM that are made here, by the monitor, are noted frame by frame in a *dirty map*;
+    what the guest itself stores to is found in the shadow tables (see paging/dirty.py).
     """
 
     def __cinit__(self, uint64_t ram_size):
@@ -68,8 +73,12 @@ cdef class PhysicalMemory:
         if <void *>self.ram_base == MAP_FAILED:
             self.ram_base = NULL
             raise HostError(f"no memory for {ram_size >> 20} MiB of guest RAM: {os.strerror(errno)}")
+        self.dirty = <uint8_t *>calloc(ram_size >> 12, 1)
+        if self.dirty == NULL:
+            raise HostError(f"no memory for the dirty map of {ram_size >> 20} MiB")
 
     def __dealloc__(self):
+        free(self.dirty)
         if self.monitor_base != NULL:
             munmap(self.monitor_base, MONITOR)
         if self.ram_base != NULL:
@@ -98,6 +107,26 @@ cdef class PhysicalMemory:
             return self.ram_base + (hpa - MONITOR)
         raise AddressError(f"host-physical address {hpa:#x} is outside the machine's memory")
 
+    cdef uint8_t *target(self, uint64_t hpa, uint64_t size) except NULL:
+        """As ``at``, for a store."""
+        cdef uint8_t *address = self.at(hpa, size)
+        cdef uint64_t frame
+        if hpa >= MONITOR and size:
+            for frame in range((hpa - MONITOR) >> 12, ((hpa - MONITOR + size - 1) >> 12) + 1):
+                self.dirty[frame] = 1
+        return address
+
+    def mark_dirty(self, uint64_t gpa, uint64_t size):
+        """Somebody stores to guest RAM through ``ram_view``."""
+        self.target(MONITOR + gpa, size)
+
+    def take_dirty(self):
+        """The dirty map, a byte for each frame; from now on all are clean."""
+        cdef uint64_t frames = self.ram_size >> 12
+        taken = bytearray((<char *>self.dirty)[:frames])
+        memset(self.dirty, 0, frames)
+        return taken
+
     cpdef uint32_t load8(self, uint64_t hpa) except? 0xdeadbeef:
         return self.at(hpa, 1)[0]
 
@@ -117,20 +146,20 @@ cdef class PhysicalMemory:
         return value
 
     cpdef int store8(self, uint64_t hpa, uint32_t value) except -1:
-        self.at(hpa, 1)[0] = value
+        self.target(hpa, 1)[0] = value
         return 0
 
     cpdef int store16(self, uint64_t hpa, uint32_t value) except -1:
         cdef uint16_t v = value
-        memcpy(self.at(hpa, 2), &v, 2)
+        memcpy(self.target(hpa, 2), &v, 2)
         return 0
 
     cpdef int store32(self, uint64_t hpa, uint32_t value) except -1:
-        memcpy(self.at(hpa, 4), &value, 4)
+        memcpy(self.target(hpa, 4), &value, 4)
         return 0
 
     cpdef int store64(self, uint64_t hpa, uint64_t value) except -1:
-        memcpy(self.at(hpa, 8), &value, 8)
+        memcpy(self.target(hpa, 8), &value, 8)
         return 0
 
     def read(self, uint64_t hpa, uint64_t size):
@@ -140,9 +169,9 @@ cdef class PhysicalMemory:
         return self.at(hpa, size)[:size]
 
     def write(self, uint64_t hpa, const uint8_t[::1] data):
-        """Store bytes at ``hpa``. Translated code is not invalidated: see ``Frames.about_to_write``."""
+        """Store bytes at ``hpa``. Translated code is not invalidated: see ``ShadowPaging.about_to_write``."""
         if data.shape[0]:
-            memcpy(self.at(hpa, data.shape[0]), &data[0], data.shape[0])
+            memcpy(self.target(hpa, data.shape[0]), &data[0], data.shape[0])
 
     cpdef int clear_frame(self, uint64_t hpa) except -1:
         memset(self.at(hpa, PAGE), 0, PAGE)
@@ -166,6 +195,11 @@ cdef class PhysicalMemory:
         if not entry & PRESENT:
             return NULL
         return (<uint64_t *>(self.monitor_base + (entry & ADDRESS))) + (gva >> 12 & 511)
+
+    cpdef uint64_t shadow_slot_address(self, uint64_t root, uint32_t gva) except? 0xdeadbeef:
+        """Host-physical address of the last-level entry for ``gva``; 0 if there is no table for it."""
+        cdef uint64_t *slot = self.shadow_slot(root, gva)
+        return <uint64_t>(<uint8_t *>slot - self.monitor_base) if slot != NULL else 0
 
     cpdef int64_t translate(self, uint64_t root, uint32_t gva, bint write, bint user) except? -2:
         """Host-physical address of ``gva`` if the shadow tables allow the access now, else -1.
@@ -200,7 +234,7 @@ cdef class PhysicalMemory:
         hpa = self.translate(root, gva, True, user)
         if hpa < 0:
             return False
-        memcpy(self.at(hpa, size), &value, size)
+        memcpy(self.target(hpa, size), &value, size)
         return True
 
     cpdef uint64_t fetch(self, uint64_t root, uint32_t gva) except? 0xdeadbeef:
@@ -246,6 +280,24 @@ cdef class PhysicalMemory:
                             table[k] = new
                             changed += 1
         return changed
+
+    cpdef int note_dirty(self, uint64_t slot) except -1:
+        """A shadow entry is about to be replaced: note in the dirty map what was stored to through it."""
+        cdef uint64_t entry = self.load64(slot)
+        cdef uint64_t hpa = entry & ADDRESS
+        if entry & (PRESENT | DIRTY) == PRESENT | DIRTY and MONITOR <= hpa < self.limit:
+            self.dirty[(hpa - MONITOR) >> 12] = 1
+        return 0
+
+    cpdef int collect_dirty(self, uint64_t table) except -1:
+        """Note in the dirty map what was stored to through a shadow table's 512 entries; make these clean."""
+        cdef uint64_t *entries = <uint64_t *>self.at(table, PAGE)
+        cdef int i
+        for i in range(512):
+            if entries[i] & DIRTY:
+                self.note_dirty(table + 8 * i)
+                entries[i] &= ~<uint64_t>DIRTY
+        return 0
 
 
 cdef class _View:

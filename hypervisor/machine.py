@@ -34,9 +34,9 @@ from hypervisor.monitor.gate import Gate
 from hypervisor.monitor.loop import FOREVER, Monitor, Stop
 from hypervisor.monitor.pacing import Pacer
 from hypervisor.monitor.vcpu import VirtualCpu
-from hypervisor.paging.coarse_log import CoarseLog
+from hypervisor.paging.dirty import DirtyLog
+from hypervisor.paging.forms import DEFAULT_FORM, FORMS
 from hypervisor.paging.physical import PhysicalMap
-from hypervisor.paging.shadow import ShadowPaging
 from hypervisor.state.cpu import capture_cpu, check_cpu, restore_cpu
 from hypervisor.state.model import ClockState, MachineConfig, MachineState, encode
 from hypervisor.techniques import TECHNIQUES, technique
@@ -83,7 +83,14 @@ class Snapshot:
 class VirtualMachine(Inspection):
     """One guest. Made by ``boot``, or by ``create`` and ``restore``."""
 
-    def __init__(self, config: MachineConfig, disks: Iterable[DiskFile | Path | str] = ()) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        disks: Iterable[DiskFile | Path | str] = (),
+        paging: str = DEFAULT_FORM,
+    ) -> None:
+        if paging not in FORMS:
+            raise UsageError(f"no form of paging {paging!r}: there are {', '.join(FORMS)}")
         if config.technique not in TECHNIQUES:
             raise UsageError(f"no technique {config.technique!r}: there are {', '.join(TECHNIQUES)}")
         if config.clock not in ("exact", "wall"):
@@ -104,7 +111,10 @@ class VirtualMachine(Inspection):
         self.ram = self.memory.ram_view()
         self.cpu = Cpu(self.memory, chosen.intercepts, exact=config.clock == "exact")
         self.physical = PhysicalMap(config.memory)
-        self.paging = ShadowPaging(self.memory, self.cpu, self.physical)
+        self.paging_form = paging
+        self.paging = FORMS[paging](self.memory, self.cpu, self.physical)
+        self.dirty = DirtyLog(self.memory, self.paging)
+        """Which frames of RAM are written to, for whoever copies it meanwhile."""
         self.vcpu = VirtualCpu(self.cpu, self.memory, self.paging, chosen.real_ring)
         self.clock = VirtualClock(self.cpu, exact=config.clock == "exact")
         self.devices = IsaPc(
@@ -115,8 +125,6 @@ class VirtualMachine(Inspection):
         self.monitor.before_entry = self._between_entries
         self.pacer = Pacer(self.monitor, self.clock)
         self.gate = Gate(self.nudge)
-        self.dirty = CoarseLog(config.memory, self.clock.update)
-        """Which frames of RAM are written to, for whoever copies it meanwhile."""
         self.config = MachineConfig(
             config.memory, config.technique, config.clock, tuple(self.devices.devices), self.disks.config
         )
@@ -135,12 +143,14 @@ class VirtualMachine(Inspection):
         append: str = "",
         modules: Iterable[str | Path | tuple[str | Path, str]] = (),
         disks: Iterable[DiskFile | Path | str] = (),
+        paging: str = DEFAULT_FORM,
     ) -> VirtualMachine:
         """A machine with a Multiboot kernel loaded, about to execute its first instruction.
 
         ``image`` is a file, or the name of an image that comes with the hypervisor. ``memory`` is in bytes,
         ``append`` the kernel's command line, ``modules`` files, or pairs of file and command line,
-        ``disks`` up to two raw images (see ``devices.disk`` for what becomes of changes). Raises ImageError,
+        ``disks`` up to two raw images (see ``devices.disk`` for what becomes of changes), ``paging`` the form
+        of shadow paging (``traced`` or ``lazy``: no part of the machine's state). Raises ImageError,
         HostError or UsageError.
         """
         image = images.find(str(image))
@@ -150,7 +160,7 @@ class VirtualMachine(Inspection):
             path, words = module if isinstance(module, tuple) else (module, "")
             path = Path(path)
             loaded.append((f"{path.name} {words}".strip(), read_image(path)))
-        vm = cls(MachineConfig(memory, technique, clock), disks)
+        vm = cls(MachineConfig(memory, technique, clock), disks, paging)
         try:
             vm.disks.hold()
             loader = Loader(vm.ram, vm.physical.regions())
@@ -162,9 +172,14 @@ class VirtualMachine(Inspection):
         return vm
 
     @classmethod
-    def create(cls, config: MachineConfig, disks: Iterable[DiskFile | Path | str] = ()) -> VirtualMachine:
+    def create(
+        cls,
+        config: MachineConfig,
+        disks: Iterable[DiskFile | Path | str] = (),
+        paging: str = DEFAULT_FORM,
+    ) -> VirtualMachine:
         """An empty machine, to be restored into. ``disks`` name the images of those in ``config``."""
-        vm = cls(config, disks)
+        vm = cls(config, disks, paging)
         try:
             vm.check_devices(config)
         except BaseException:
@@ -405,6 +420,7 @@ class VirtualMachine(Inspection):
             )
         self._check_fit(snapshot.state)
         self.ram[:] = snapshot.ram
+        self.memory.mark_dirty(0, len(self.ram))
         self.restore(snapshot.state)
 
     def digest(self) -> str:

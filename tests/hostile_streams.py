@@ -62,7 +62,7 @@ class Field:
     def check_shadow(self) -> None:
         """The shadow tables let the guest reach its RAM and the frame of ones, and nothing else."""
         frames = self.vm.memory.monitor_view().cast("Q")
-        for frame in self.vm.paging.tables.values():
+        for frame in self.vm.paging.tables_in_use():
             for entry in frames[frame >> 3 : (frame >> 3) + 512]:
                 if entry & 1:
                     target = entry & 0x000FFFFFFFFFF000

@@ -69,11 +69,6 @@ def test_streams_of_random_bytes_start(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_thousand_streams_of_random_bytes(tmp_path):
-    run_streams(tmp_path, 0, 2_000)
-
-
-@pytest.mark.fuzz
 def test_twenty_thousand_streams_of_random_bytes(tmp_path):
     run_streams(tmp_path, 0, 20_000)
 

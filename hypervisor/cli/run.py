@@ -15,6 +15,7 @@ from hypervisor.devices.image import parse_disk
 from hypervisor.errors import UsageError
 from hypervisor.migration.channel import parse_address
 from hypervisor.migration.destination import Listener
+from hypervisor.paging.forms import DEFAULT_FORM, FORMS
 from hypervisor.repl import machines
 from hypervisor.repl.kinds import count, size
 from hypervisor.repl.prompt import Ending, Prompt
@@ -92,12 +93,12 @@ def _machine(options: argparse.Namespace, held: contextlib.ExitStack) -> Virtual
 
     show = machines.stderr_if_terminal()
     if options.load is not None:
-        return machines.load(options.load, options.technique, show, options.disk)
+        return machines.load(options.load, options.technique, show, options.disk, options.paging)
     if options.incoming is not None:
         # Open as long as the guest runs: a source that lost the last message asks here how it ended.
         listener = held.enter_context(Listener(options.incoming))
         print(f"hv: waiting for a guest at {listener.address}", file=sys.stderr, flush=True)
-        return machines.receive(listener, options.technique, show, options.disk)
+        return machines.receive(listener, options.technique, show, options.disk, options.paging)
     return VirtualMachine.boot(
         images.find(options.image),
         memory=options.memory,
@@ -106,6 +107,7 @@ def _machine(options: argparse.Namespace, held: contextlib.ExitStack) -> Virtual
         append=options.append,
         modules=options.module,
         disks=options.disk,
+        paging=options.paging,
     )
 
 
@@ -130,6 +132,12 @@ COMMAND = Command(
             ("--technique",),
             "how the guest's kernel is kept from the real machine (default: trap, or as it came)",
             choices=("trap",),
+        ),
+        Option(
+            ("--paging",),
+            "how shadow page tables are kept: traced follows the guest's tables, lazy waits for its flushes",
+            default=DEFAULT_FORM,
+            choices=tuple(FORMS),
         ),
         Option(
             ("--clock",),

@@ -140,6 +140,7 @@ def input_string(v: VirtualCpu, i: Instruction) -> bool | None:
     count = burst(v, i, gva, size, v.cpu.general(ECX), to_guest=True)
     if count > 1:
         v.memory.write(v.paging.host_address(gva, True, v.user), v.bus.read_burst(port, count * size))
+        v.paging.settle()
         return skip(v, EDI, size, count)
     v.store(gva, size, v.bus.read_port(port, size), v.user)
     step_index(v, i, EDI, size)

@@ -258,6 +258,7 @@ class VirtualCpu:
         for hpa, piece in pieces:
             if hpa != NOWHERE:
                 self.memory.write(hpa, piece)
+        self.paging.settle()
 
     @property
     def user(self) -> bool:

@@ -12,3 +12,6 @@ NX = 1 << 63
 """PAE only: no instruction may be fetched."""
 ADDRESS = 0x000FFFFFFFFFF000
 """PAE only: the frame."""
+
+LINK = PRESENT | WRITABLE | USER
+"""Rights in the upper levels of the shadow: everything; the last level decides."""

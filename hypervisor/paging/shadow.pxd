@@ -12,28 +12,39 @@ cdef class ShadowPaging:
     cdef public PhysicalMap physical
     cdef public GuestTables guest
     cdef public bytearray code
+    cdef public bytearray traced
     cdef public bytearray inspected
     cdef public list loans
+    cdef public list exposed
     cdef public uint64_t fills
+    cdef public uint64_t returned
     cdef public uint64_t root
-    cdef public list directories
-    cdef public list free
-    cdef public dict tables
-    cdef public set large
-    cpdef uint64_t slot(self, uint32_t gva) except? 0xdeadbeef
+    cpdef set_control(self, uint32_t cr0, uint32_t cr3, uint32_t cr4)
+    cpdef invalidate(self, uint32_t gva)
+    cpdef drop(self)
+    cpdef uint64_t slot(self, uint32_t gva, bint large) except? 0xdeadbeef
+    cpdef put(self, uint64_t slot, uint64_t entry)
+    cpdef uint32_t rewrite(self, uint32_t frame, uint64_t clear, uint64_t bits) except? 0xdeadbeef
+    cpdef bint release(self, uint32_t frame, uint32_t eip) except? -1
+    cpdef retrace(self, uint32_t frame)
     @cython.locals(page=Translation, slot=uint64_t, entry=uint64_t, hpa="long long", frame=uint32_t)
     cpdef fault(self, uint32_t gva, bint write, bint user, bint fetch, uint32_t eip)
-    @cython.locals(guest=GuestTables, memory=PhysicalMemory, upper=uint32_t, lower=uint32_t, both=uint32_t, group=uint32_t, slot=uint64_t, table=uint32_t, n=uint32_t, hpa="long long", entry=uint64_t)
-    cpdef prefill(self, uint32_t gva)
+    @cython.locals(executing=bint)
+    cpdef bint give_up(self, uint32_t frame, uint32_t eip) except? -1
+    @cython.locals(guest=GuestTables, memory=PhysicalMemory, upper=uint32_t, lower=uint32_t, both=uint32_t, group=uint32_t, table=uint32_t, n=uint32_t, hpa="long long", entry=uint64_t)
+    cpdef prefill(self, uint32_t gva, uint64_t slot)
     @cython.locals(before="long long")
     cpdef bint harmless(self, uint32_t gva, uint32_t frame) except? -1
     cpdef long long code_at(self, long long gva) except? -2
     @cython.locals(old=uint64_t)
     cpdef fill(self, uint64_t slot, uint64_t entry, Translation page, bint write, bint fetch)
-    @cython.locals(page=Translation, hpa="long long")
+    cpdef make_data(self, uint32_t frame)
+    cpdef settle(self)
+    cpdef return_loans(self)
+    @cython.locals(page=Translation, hpa="long long", frame=uint32_t)
     cpdef long long host_address(self, uint32_t gva, bint write, bint user) except? -2
 
 # What is imported from entries.py and physical.py, and constants of the module, as C integers.
-cdef uint64_t ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE, LINK, CACHEABLE
-cdef long long NOWHERE, RAM_BASE
+cdef uint64_t ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE, CACHEABLE
+cdef long long NOWHERE, NO_FRAME, RAM_BASE
 cdef uint32_t NEIGHBOURS, INSPECTED, HARMFUL, ENDS_HARMFUL

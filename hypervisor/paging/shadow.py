@@ -3,8 +3,8 @@
 They are real x86 tables (PAE with NX, Intel SDM 3A, 4.4) in the monitor's memory, empty at first. An
 access to what is not there exits as a page fault; then the guest's tables are walked, and either the
 guest gets the fault, which is its own, or the entry is filled and the instruction runs again. The fault
-was *hidden*: the guest cannot tell. Loading CR3 empties the shadow, INVLPG one entry: this is the form
-that takes the guest at its word when it flushes ("virtual TLB").
+was *hidden*: the guest cannot tell. When an entry must go is what the two forms differ in: see ``lazy``,
+which waits for the guest's flush, and ``traced``, which watches the guest's tables. What both share is here.
 
 A frame of RAM is at any time either *data* or *code*:
 
@@ -17,12 +17,14 @@ was translated from it. So no store ever meets translated code: self-modifying c
 construction, through aliases and from devices too. A store into the very page that the instruction
 itself is in could go back and forth for ever; such an instruction is *lent* the page, writable, for one
 step. The same loan serves stores to addresses without memory, which go into a sink for one instruction.
+
+Data that is at the same time a page table of the guest may be *traced*, and is then read-only like code.
 """
 
 from __future__ import annotations
 
-from hypervisor.ext.cpu import ONES, POOL, SINK, Cpu
-from hypervisor.ext.memory import MONITOR_SIZE, PhysicalMemory
+from hypervisor.ext.cpu import ONES, SINK, Cpu
+from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.hardware import untranslatable
 from hypervisor.hardware.faults import INVALID_OPCODE, GuestFault
 from hypervisor.paging.entries import ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE
@@ -32,88 +34,86 @@ from hypervisor.paging.walk import GuestTables, Translation
 NEIGHBOURS = 16
 """Entries that are filled together: an aligned group, so never across two tables."""
 CACHEABLE = PRESENT | ACCESSED
-LINK = 0x7
-"""Rights in the upper levels: everything; the last level decides."""
+NO_FRAME = -1
 
 INSPECTED, HARMFUL, ENDS_HARMFUL = 1, 2, 4
 """What is known of a code frame: it was inspected; it holds, or may end with, an untranslatable instruction."""
 
 
 class ShadowPaging:
-    """The shadow of the guest's current address space."""
+    """What is common to all forms of shadow paging; a form says how shadow tables are kept and found."""
 
     def __init__(self, memory: PhysicalMemory, cpu: Cpu, physical: PhysicalMap) -> None:
         self.memory = memory
         self.cpu = cpu
         self.physical = physical
-        self.guest = GuestTables(memory, physical)
         self.code = bytearray(physical.size >> 12)
         """For each guest frame: is it code?"""
+        self.traced = bytearray(physical.size >> 12)
+        """For each guest frame: is it a page table whose shadow is in use, so that stores to it must be seen?"""
         self.inspected = bytearray(physical.size >> 12)
         """For each code frame: INSPECTED, and what was found in it; 0 if it may have changed."""
-        self.loans: list[tuple[int, int, bool]] = []
-        """Pages lent for one instruction: (linear address, the entry to put back, is it lent to be written?)."""
+        self.guest = GuestTables(memory, physical, self.code, self.make_data)
+        self.loans: list[tuple[int, int, int]] = []
+        """Pages lent for one instruction: (linear address, the entry to put back, the guest frame that is
+        lent to be written, or NO_FRAME)."""
+        self.exposed: list[int] = []
+        """Traced frames to which the monitor stores; ``settle`` makes their shadows true again."""
         self.fills = 0
-        self.root = POOL
-        self.directories = [POOL + 0x1000 * (i + 1) for i in range(4)]
-        self.free = list(range(MONITOR_SIZE - 0x1000, POOL + 0x5000 - 1, -0x1000))
-        self.tables: dict[int, int] = {}
-        """Shadow page tables in use: number of the 2 MiB region -> host-physical frame."""
-        self.large: set[int] = set()
-        """4 MiB regions of which something was filled from a 4 MiB guest page."""
-        for frame in (self.root, *self.directories):
-            memory.clear_frame(frame)
-        for i, frame in enumerate(self.directories):
-            memory.store64(self.root + 8 * i, frame | PRESENT)
-        cpu.load_root(self.root)
+        self.returned = 0
+        """How often loans were returned: then an instruction got through."""
+        self.root = 0
+        """Host-physical address of the PDPT that the CPU walks."""
 
-    # ---------------------------------------------------------------- what the guest does to its tables
+    # ---------------------------------------------------------------- what a form provides
 
     def set_control(self, cr0: int, cr3: int, cr4: int) -> None:
-        """The guest loaded a control register: forget every translation, as its TLB would."""
-        guest = self.guest
-        guest.enabled = cr0 & 0x80000000 != 0
-        guest.write_protect = cr0 & 0x10000 != 0
-        guest.large_pages = cr4 & 0x10 != 0
-        guest.directory = cr3 & ~0xFFF
-        self.drop()
+        """The guest loaded control registers."""
+        raise NotImplementedError
+
+    def invalidate(self, gva: int) -> None:
+        """INVLPG."""
+        raise NotImplementedError
 
     def drop(self) -> None:
         """Forget every shadow entry. A hidden matter: the guest cannot tell."""
-        for region, frame in self.tables.items():
-            self.memory.store64(self.directories[region >> 9] + (region & 511) * 8, 0)
-            self.free.append(frame)
-        self.tables.clear()
-        self.large.clear()
-        self.cpu.flush_tlb()
+        raise NotImplementedError
 
-    def invalidate(self, gva: int) -> None:
-        """INVLPG: forget the page (of whatever size) that holds ``gva``."""
-        if gva >> 22 in self.large:
-            self.large.discard(gva >> 22)
-            for region in (gva >> 21 & ~1, gva >> 21 | 1):
-                if region in self.tables:
-                    self.memory.clear_frame(self.tables[region])
-        elif gva >> 21 in self.tables:
-            self.memory.store64(self.slot(gva), 0)
-        else:
-            return
-        self.cpu.flush_tlb()
+    def slot(self, gva: int, large: bool) -> int:
+        """Host-physical address of the last-level entry for ``gva``; its table is made if need be.
+
+        The guest's tables have just been walked for ``gva``; ``large`` says that a 4 MiB page was found.
+        """
+        raise NotImplementedError
+
+    def put(self, slot: int, entry: int) -> None:
+        """Write a last-level entry."""
+        raise NotImplementedError
+
+    def rewrite(self, frame: int, clear: int, bits: int) -> int:
+        """In every entry that maps this guest frame: clear and set bits; returns how many changed."""
+        raise NotImplementedError
+
+    def release(self, frame: int, eip: int) -> bool:
+        """The instruction at ``eip`` stores to a traced frame: stop tracing it, if that helps.
+
+        False says that the instruction needs that very table for its own accesses.
+        """
+        raise NotImplementedError
+
+    def retrace(self, frame: int) -> None:
+        """A traced frame was stored to: drop what its new contents do not justify."""
+        raise NotImplementedError
+
+    def collect_dirty(self) -> None:
+        """Note in the memory's dirty map what was stored to through the shadow tables, and make them clean."""
+        raise NotImplementedError
+
+    def tables_in_use(self) -> list[int]:
+        """Host-physical addresses of all last-level shadow tables."""
+        raise NotImplementedError
 
     # ---------------------------------------------------------------- filling
-
-    def slot(self, gva: int) -> int:
-        """Host-physical address of the last-level entry for ``gva``; its table is made if need be."""
-        region = gva >> 21
-        table = self.tables.get(region)
-        if table is None:
-            if not self.free:
-                self.drop()
-            table = self.free.pop()
-            self.memory.clear_frame(table)
-            self.memory.store64(self.directories[region >> 9] + (region & 511) * 8, table | LINK)
-            self.tables[region] = table
-        return table + (gva >> 12 & 511) * 8
 
     def fault(self, gva: int, write: bool, user: bool, fetch: bool, eip: int) -> None:
         """A page fault exited: fill what is missing, or raise GuestFault if the fault is the guest's.
@@ -123,31 +123,48 @@ class ShadowPaging:
         self.fills += 1
         page = self.guest.walk(gva, write, user)
         hpa = self.physical.hpa(page.gpa)
-        slot = self.slot(gva)
-        if page.large:
-            self.large.add(gva >> 22)
         if hpa == NOWHERE:
-            self.fill_hole(gva, slot, write, page.user)
+            self.fill_hole(gva, self.slot(gva, page.large), write, page.user)
             return
         entry = hpa | PRESENT | (USER if page.user else 0)
         frame = page.gpa >> 12
         if fetch:
+            slot = self.slot(gva, page.large)
             self.make_code(frame)
             if not self.translatable(gva, frame):
-                self.lend(gva, slot, entry, entry | NX)
+                self.lend(gva, slot, entry, entry | NX, NO_FRAME)
                 self.check_instruction(eip)
                 return
-        elif write and self.code[frame]:
-            if self.executes_from(frame, eip):
-                self.inspected[frame] = 0
-                self.lend(gva, slot, entry | WRITABLE, entry | NX, written=True)
-                return
-            self.make_data(frame)
+        elif write and (self.code[frame] or self.traced[frame]) and not self.give_up(frame, eip):
+            executable = self.code[frame] != 0
+            self.inspected[frame] = 0
+            self.lend(
+                gva,
+                self.slot(gva, page.large),
+                entry | WRITABLE | (0 if executable else NX),
+                entry | NX,
+                frame,
+            )
+            return
+        else:
+            slot = self.slot(gva, page.large)
         self.fill(slot, entry, page, write, fetch)
         if self.guest.enabled and not page.large:
-            self.prefill(gva)
+            self.prefill(gva, slot)
 
-    def prefill(self, gva: int) -> None:
+    def give_up(self, frame: int, eip: int) -> bool:
+        """Make this frame plain data for a store; False if the storing instruction cannot do without it as it is."""
+        executing = self.code[frame] and self.executes_from(frame, eip)
+        if self.traced[frame] and not self.release(frame, eip):
+            if not executing:
+                self.make_data(frame)
+            return False
+        if executing:
+            return False
+        self.make_data(frame)
+        return True
+
+    def prefill(self, gva: int, slot: int) -> None:
         """Fill the neighbours of an entry that was just filled: where one page is used, others are.
 
         The guest must not be able to tell, so only what its processor might have cached is filled: entries
@@ -156,7 +173,7 @@ class ShadowPaging:
         guest, memory = self.guest, self.memory
         upper = guest.load(guest.directory + (gva >> 22) * 4)
         group = gva & ~(NEIGHBOURS * 0x1000 - 1)
-        slot = self.slot(group)
+        slot &= ~(NEIGHBOURS * 8 - 1)
         table = (upper & ~0xFFF) + (group >> 12 & 1023) * 4
         for n in range(NEIGHBOURS):
             lower = guest.load(table + 4 * n)
@@ -172,9 +189,9 @@ class ShadowPaging:
                     entry |= NX
             else:
                 entry |= NX
-                if both & WRITABLE and lower & DIRTY:
+                if both & WRITABLE and lower & DIRTY and not self.traced[lower >> 12]:
                     entry |= WRITABLE
-            memory.store64(slot + 8 * n, entry)
+            self.put(slot + 8 * n, entry)
 
     def harmless(self, gva: int, frame: int) -> bool:
         """Is this code frame known to hold nothing untranslatable, alone and together with the page before?"""
@@ -185,7 +202,7 @@ class ShadowPaging:
         """Write a last-level entry for RAM: as much as the guest's tables and the frame's use allow."""
         if not fetch:
             entry |= NX
-        if not self.code[page.gpa >> 12]:
+        if not self.code[page.gpa >> 12] and not self.traced[page.gpa >> 12]:
             if page.writable and page.dirty:
                 entry |= WRITABLE
             elif write:
@@ -193,7 +210,7 @@ class ShadowPaging:
                 # the page becomes writable, and for as long as it is, it is the supervisor's alone.
                 entry = (entry | WRITABLE) & ~USER
         old = self.memory.load64(slot)
-        self.memory.store64(slot, entry)
+        self.put(slot, entry)
         if old & PRESENT and old & ~entry & (WRITABLE | USER):
             self.cpu.flush_tlb()
 
@@ -202,9 +219,9 @@ class ShadowPaging:
         if write:
             # Full of ones too, and executable: the instruction itself may lie in this page.
             self.memory.write(SINK, b"\xff" * 4096)
-            self.lend(gva, slot, SINK | (entry & ~ADDRESS) | WRITABLE, entry)
+            self.lend(gva, slot, SINK | (entry & ~ADDRESS) | WRITABLE, entry, NO_FRAME)
         else:
-            self.memory.store64(slot, entry)
+            self.put(slot, entry)
 
     def executes_from(self, frame: int, eip: int) -> bool:
         """Does the code that runs at linear address ``eip`` lie in this guest frame?
@@ -224,7 +241,7 @@ class ShadowPaging:
         """Instructions are about to be fetched from this guest frame: nobody may store to it unseen."""
         if not self.code[frame]:
             self.code[frame] = 1
-            if self.memory.rewrite_mappings(self.root, RAM_BASE + (frame << 12), WRITABLE, 0):
+            if self.rewrite(frame, WRITABLE, 0):
                 self.cpu.flush_tlb()
 
     def make_data(self, frame: int) -> None:
@@ -232,9 +249,8 @@ class ShadowPaging:
         if self.code[frame]:
             self.code[frame] = 0
             self.inspected[frame] = 0
-            hpa = RAM_BASE + (frame << 12)
-            self.memory.rewrite_mappings(self.root, hpa, 0, NX)
-            self.cpu.forget_frame(hpa)
+            self.rewrite(frame, 0, NX)
+            self.cpu.forget_frame(RAM_BASE + (frame << 12))
 
     def forget_code(self) -> None:
         """All of RAM may have changed: drop everything that was derived from it."""
@@ -291,24 +307,28 @@ class ShadowPaging:
 
     # ---------------------------------------------------------------- loans
 
-    def lend(self, gva: int, slot: int, entry: int, after: int, *, written: bool = False) -> None:
+    def lend(self, gva: int, slot: int, entry: int, after: int, frame: int) -> None:
         """Map ``gva`` by ``entry`` until the current instruction is over, then by ``after``.
 
-        ``written`` says that the frame is code, and may be other code after that.
+        ``frame`` is the guest frame if it is lent to be written although it is code or traced, or NO_FRAME.
         """
-        self.memory.store64(slot, entry)
-        self.loans.append((gva, after, written))
+        self.put(slot, entry)
+        self.loans.append((gva, after, frame))
         if entry & WRITABLE:
             self.cpu.set_lent(True)
         self.cpu.flush_tlb()
 
     def return_loans(self) -> None:
-        for gva, after, written in reversed(self.loans):
-            if gva >> 21 in self.tables:
-                self.memory.store64(self.slot(gva), after)
-            if written:
-                self.memory.rewrite_mappings(self.root, after & ADDRESS, 0, NX)
+        for gva, after, frame in reversed(self.loans):
+            slot = self.memory.shadow_slot_address(self.root, gva)
+            if slot:
+                self.put(slot, after)
+            if frame != NO_FRAME:
+                self.rewrite(frame, 0, NX)
+                if self.traced[frame]:
+                    self.retrace(frame)
         self.loans.clear()
+        self.returned += 1
         self.cpu.set_lent(False)
         self.cpu.flush_tlb()
 
@@ -325,18 +345,32 @@ class ShadowPaging:
         hpa = self.physical.hpa(page.gpa)
         if hpa == NOWHERE:
             return NOWHERE
+        frame = page.gpa >> 12
         if write:
-            self.make_data(page.gpa >> 12)
-        if page.large:
-            self.large.add(gva >> 22)
-        self.fill(self.slot(gva), hpa | PRESENT | (USER if page.user else 0), page, write, False)
+            self.make_data(frame)
+            if self.traced[frame]:
+                # Not filled: then nothing is certain to use this table before the caller has stored.
+                self.exposed.append(frame)
+                return hpa + (gva & 0xFFF)
+        self.fill(self.slot(gva, page.large), hpa | PRESENT | (USER if page.user else 0), page, write, False)
         return hpa + (gva & 0xFFF)
 
+    def settle(self) -> None:
+        """What was stored to the addresses of ``host_address`` is there now."""
+        if self.exposed:
+            for frame in self.exposed:
+                if self.traced[frame]:
+                    self.retrace(frame)
+            self.exposed.clear()
+            self.cpu.flush_tlb()
+
     def about_to_write(self, gpa: int, size: int) -> None:
-        """The monitor or a device stores to guest-physical memory behind the CPU's back."""
+        """Somebody has stored, or will before the guest runs, to guest RAM through ``ram_view``."""
+        self.memory.mark_dirty(gpa, size)
         for frame in range(gpa >> 12, (gpa + size + 4095) >> 12):
-            if frame < len(self.code):
-                self.make_data(frame)
+            self.make_data(frame)
+            if self.traced[frame]:
+                self.exposed.append(frame)
 
     def explain(self, gva: int) -> list[tuple[str, int, int]]:
         """The shadow levels of a translation as (name, address of the entry, entry)."""
@@ -352,4 +386,9 @@ class ShadowPaging:
         return levels
 
     def statistics(self) -> dict[str, int]:
-        return {"fills": self.fills, "tables": len(self.tables), "code frames": sum(self.code)}
+        return {
+            "fills": self.fills,
+            "tables": len(self.tables_in_use()),
+            "code frames": sum(self.code),
+            "traced frames": sum(self.traced),
+        }

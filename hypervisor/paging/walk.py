@@ -6,12 +6,15 @@ Accessed bits on the way and, for a store, the Dirty bit, in the guest's memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.hardware.faults import PAGE_FAULT, GuestFault
 from hypervisor.paging.entries import ACCESSED, DIRTY, LARGE, PRESENT, USER, WRITABLE
 from hypervisor.paging.physical import NOWHERE, PhysicalMap
 
 ONES = 0xFFFFFFFF
+CR0_WP, CR0_PG, CR4_PSE = 0x10000, 0x80000000, 0x10
 
 
 class Translation:
@@ -28,13 +31,32 @@ class Translation:
 class GuestTables:
     """The page tables that CR0, CR3 and CR4 of the guest describe."""
 
-    def __init__(self, memory: PhysicalMemory, physical: PhysicalMap) -> None:
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        physical: PhysicalMap,
+        code: bytearray,
+        before_store: Callable[[int], None],
+    ) -> None:
         self.memory = memory
         self.physical = physical
+        self.code = code
+        """For each guest frame: may something have been translated from it?"""
+        self.before_store = before_store
+        """Called with such a frame when a bit is about to be set in it."""
         self.enabled = False
         self.write_protect = False
         self.large_pages = False
         self.directory = 0
+
+    def set_control(self, cr0: int, cr3: int, cr4: int) -> bool:
+        """The control registers were loaded. Returns whether anything but the directory has changed."""
+        before = (self.enabled, self.write_protect, self.large_pages)
+        self.enabled = cr0 & CR0_PG != 0
+        self.write_protect = cr0 & CR0_WP != 0
+        self.large_pages = cr4 & CR4_PSE != 0
+        self.directory = cr3 & ~0xFFF
+        return before != (self.enabled, self.write_protect, self.large_pages)
 
     def load(self, gpa: int) -> int:
         """A table entry; ones where there is no memory."""
@@ -47,6 +69,8 @@ class GuestTables:
             entry |= bits
             hpa = self.physical.hpa(gpa)
             if hpa != NOWHERE:
+                if self.code[gpa >> 12]:
+                    self.before_store(gpa >> 12)
                 self.memory.store32(hpa, entry)
         return entry
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
+from hypervisor.paging.forms import DEFAULT_FORM
 from hypervisor.state import files
 from hypervisor.state.model import MachineConfig
 
@@ -27,6 +28,7 @@ def load(
     technique: str | None = None,
     show: TextIO | None = None,
     disks: Sequence[DiskFile] = (),
+    paging: str = DEFAULT_FORM,
 ) -> VirtualMachine:
     """The guest in a file, stopped. ``technique`` may be another than the one it was saved under, ``disks``
     must hold what its disks held.
@@ -38,7 +40,7 @@ def load(
 
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - opening the CPU's library takes time
 
-    vm = VirtualMachine.create(under(saved.state.config, technique), disks)
+    vm = VirtualMachine.create(under(saved.state.config, technique), disks, paging)
     try:
         with progress("loading", show) as advance:
             saved.fill(vm.ram, progress=advance)
@@ -54,12 +56,13 @@ def receive(
     technique: str | None = None,
     show: TextIO | None = None,
     disks: Sequence[DiskFile] = (),
+    paging: str = DEFAULT_FORM,
 ) -> VirtualMachine:
     """The guest that the next monitor to connect sends, stopped and ours."""
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415
 
     def make(config: MachineConfig) -> VirtualMachine:
-        return VirtualMachine.create(under(config, technique), disks)
+        return VirtualMachine.create(under(config, technique), disks, paging)
 
     with progress("receiving", show) as advance:
         return listener.receive(make, progress=advance)
