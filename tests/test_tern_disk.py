@@ -18,6 +18,7 @@ from tern_disk import SECTOR, Write, assert_churned, churned_until_killed, drive
 from tern_guest import build, qemu_command, run_on_qemu
 from test_tern_selftest import SESSION, WITH_DISK, assert_passed
 
+from hypervisor.bench._tern_disk import make_disk
 from hypervisor.devices.image import DiskFile
 from hypervisor.machine import VirtualMachine
 
@@ -52,6 +53,12 @@ def test_what_the_tool_writes_the_tool_reads() -> None:
     assert {path for path, data in found.items() if data is None} == {
         path for n in range(3) for path in (f"/d{n}", f"/d{n}/e")
     }
+
+
+def test_the_benchmarks_make_the_same_empty_disk_as_the_tool(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    make_disk(path, 20 << 10)
+    assert path.read_bytes() == ternfs.Disk.make(20 << 10).data
 
 
 def test_the_checker_sees_damage_to_every_structure() -> None:
