@@ -9,7 +9,7 @@ import struct
 import threading
 from typing import Literal, NamedTuple, Self
 
-from hypervisor.migration.channel import Address
+from hypervisor.migration import Address
 
 Direction = Literal["to destination", "to source"]
 
@@ -51,7 +51,7 @@ class FaultyLink:
         stalled: list[socket.socket] = []
         while self._readable([self._server]):
             source, _ = self._server.accept()
-            destination = socket.create_connection(self._target)
+            destination = socket.create_connection(self._target[:2])
             for end in (source, destination):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._carry(source, destination, fault) and fault is not None and fault.kind == "stall":

@@ -82,7 +82,7 @@ def test_a_command_that_makes_no_sense_is_told_in_one_line_with_status_2(argumen
         ["run", "--load", "README.md"],
         ["run", "--load", "tests"],
         ["run", "tern", "--module", "/nosuch/file"],
-        ["run", "--incoming", "tcp:203.0.113.1:1"],
+        ["run", "--incoming", "tcp:203.0.113.1:1", "--insecure"],
     ],
 )
 def test_bad_input_is_told_in_one_line_with_status_1(arguments, capfd, monkeypatch):

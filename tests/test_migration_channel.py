@@ -10,17 +10,17 @@ import pytest
 
 from hypervisor.errors import HostError, MigrationError, UsageError
 from hypervisor.migration import channel as channels
+from hypervisor.migration.address import Address, parse_address
 from hypervisor.migration.channel import (
     MESSAGE_MAX,
     Acceptor,
-    Address,
     Channel,
     LinkError,
     RefusedError,
     Timeouts,
     connect,
-    parse_address,
 )
+from hypervisor.migration.credentials import Credentials
 from hypervisor.migration.protocol import Ack, Hello, Ready, Refused, Welcome
 from hypervisor.state.codec import crc32c
 
@@ -48,6 +48,8 @@ def pair():
         ("tcp::0", Address("127.0.0.1", 0)),
         ("tcp:[::1]:1", Address("::1", 1)),
         ("tcp:some.host:65535", Address("some.host", 65535)),
+        ("tls:[fe80::1]:7", Address("fe80::1", 7, "tls")),
+        ("unix:/run/guests/a:b", Address("/run/guests/a:b", 0, "unix")),
     ],
 )
 def test_an_address_is_read_and_written_alike(text: str, address: Address) -> None:
@@ -64,15 +66,16 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         parse_address(text)
 
 
-@pytest.mark.parametrize("text", ["unix:/tmp/x", "tls:host:1"])
-def test_kinds_that_will_come_are_refused_by_name(text: str) -> None:
-    with pytest.raises(UsageError, match="not supported yet"):
+@pytest.mark.parametrize("text", ["unix:", "unix:" + 108 * "x", "unix:a\0b"])
+def test_what_is_no_name_of_a_socket_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="1 to 107 bytes"):
         parse_address(text)
 
 
-def test_only_a_loopback_address_is_loopback() -> None:
-    assert all(Address(host, 1).loopback for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
-    assert not any(Address(host, 1).loopback for host in ("0.0.0.0", "::", "10.0.0.1", "host.example"))
+def test_only_what_other_hosts_cannot_reach_is_local() -> None:
+    assert all(Address(host, 1).local for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
+    assert not any(Address(host, 1).local for host in ("0.0.0.0", "::", "10.0.0.1", "host.example"))
+    assert Address("/tmp/x", kind="unix").local
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:
@@ -88,7 +91,7 @@ def test_a_port_in_use_is_one_clear_line() -> None:
 
 def test_a_host_that_is_not_ours_is_one_clear_line() -> None:
     with pytest.raises(HostError, match=r"^tcp:192\.0\.2\.1:0: cannot listen: "):  # RFC 5737
-        Acceptor("tcp:192.0.2.1:0", HASTY)
+        Acceptor("tcp:192.0.2.1:0", HASTY, Credentials(insecure=True))
 
 
 def test_nobody_listening_is_one_clear_line() -> None:

@@ -283,7 +283,7 @@ def test_a_peer_that_is_not_there_leaves_a_running_guest_running(prompt, monkeyp
     from hypervisor.migration.source import SendError
     from hypervisor.repl.commands import lifecycle
 
-    def nobody(vm, peer, progress=None):
+    def nobody(vm, peer, **options):
         raise SendError(f"cannot reach {peer}; the guest is still here", None)
 
     monkeypatch.setattr(lifecycle, "send", nobody)
@@ -310,7 +310,7 @@ def test_a_guest_in_doubt_does_not_run_until_it_is_settled(prompt, monkeypatch):
         def force(self):
             self.state = Departure.State.OWNER
 
-    def broken(vm, peer, progress=None):
+    def broken(vm, peer, **options):
         raise UnsettledError("the link broke", Handover())
 
     monkeypatch.setattr(lifecycle, "send", broken)
@@ -328,7 +328,7 @@ def test_a_guest_that_moved_away_is_not_here(prompt, vm, monkeypatch):
     from hypervisor.migration.report import Report
     from hypervisor.repl.commands import lifecycle
 
-    monkeypatch.setattr(lifecycle, "send", lambda vm, peer, progress=None: Report())
+    monkeypatch.setattr(lifecycle, "send", lambda vm, peer, **options: Report())
     say(prompt, "run &")
     assert say(prompt, "migrate tcp:127.0.0.1:4444").startswith("at tcp:127.0.0.1:4444: ")
     assert vm.closed

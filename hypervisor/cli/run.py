@@ -13,7 +13,8 @@ from hypervisor.cli.command import Command, Option
 from hypervisor.cli.terminal import Departure, attach
 from hypervisor.devices.image import parse_disk
 from hypervisor.errors import UsageError
-from hypervisor.migration.channel import parse_address
+from hypervisor.migration.address import ADDRESSES, parse_address
+from hypervisor.migration.credentials import Credentials, read_token
 from hypervisor.migration.destination import Listener
 from hypervisor.paging.forms import DEFAULT_FORM, FORMS
 from hypervisor.repl import machines
@@ -25,16 +26,21 @@ if TYPE_CHECKING:
     from hypervisor.machine import VirtualMachine
 
 
+DEFAULT_MEMORY = 32 << 20
+
+
 def run(options: argparse.Namespace) -> int:
     """Give the guest the terminal until it ends or somebody leaves; its own status becomes ours."""
     check(options)
+    token = None if options.token_file is None else read_token(options.token_file)
+    credentials = Credentials(options.tls_dir, token, options.insecure)
     with contextlib.ExitStack() as held:
-        vm = _machine(options, held)
+        vm = _machine(options, credentials, held)
         session: Session[Any] = Session(vm)
         held.callback(session.close)
         interactive = sys.stdin.isatty() and sys.stdout.isatty()
         vm.pace = interactive if options.pace is None else options.pace
-        prompt = Prompt(session, interactive=interactive)
+        prompt = Prompt(session, interactive=interactive, credentials=credentials)
         if options.until is not None:
             session.breakpoints.add(options.until)
         at_prompt: bool = options.prompt
@@ -87,7 +93,9 @@ def module(text: str) -> tuple[Path, str]:
     return Path(file), words
 
 
-def _machine(options: argparse.Namespace, held: contextlib.ExitStack) -> VirtualMachine:
+def _machine(
+    options: argparse.Namespace, credentials: Credentials, held: contextlib.ExitStack
+) -> VirtualMachine:
     """The guest that the options ask for. What must stay open as long as it runs goes to ``held``."""
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - `hv --help` needs no CPU
 
@@ -96,12 +104,14 @@ def _machine(options: argparse.Namespace, held: contextlib.ExitStack) -> Virtual
         return machines.load(options.load, options.technique, show, options.disk, options.paging)
     if options.incoming is not None:
         # Open as long as the guest runs: a source that lost the last message asks here how it ended.
-        listener = held.enter_context(Listener(options.incoming))
+        listener = held.enter_context(Listener(options.incoming, credentials=credentials))
         print(f"hv: waiting for a guest at {listener.address}", file=sys.stderr, flush=True)
-        return machines.receive(listener, options.technique, show, options.disk, options.paging)
+        return machines.receive(
+            listener, options.technique, show, options.disk, options.paging, most=options.memory
+        )
     return VirtualMachine.boot(
         images.find(options.image),
-        memory=options.memory,
+        memory=DEFAULT_MEMORY if options.memory is None else options.memory,
         technique=options.technique or "trap",
         clock=options.clock,
         append=options.append,
@@ -123,9 +133,9 @@ COMMAND = Command(
         ),
         Option(
             ("--memory", "-m"),
-            "guest RAM in bytes; k, m and g are powers of 1024",
+            "guest RAM in bytes; k, m and g are powers of 1024 (default: 32m). With --incoming: the most that "
+            "a guest may have who comes",
             size,
-            32 << 20,
             metavar="SIZE",
         ),
         Option(
@@ -166,9 +176,27 @@ COMMAND = Command(
         ),
         Option(
             ("--incoming",),
-            "wait for a guest that another monitor migrates here",
+            f"wait for a guest that another monitor migrates here, at {ADDRESSES}",
             parse_address,
-            metavar="tcp:HOST:PORT",
+            metavar="ADDRESS",
+        ),
+        Option(
+            ("--tls-dir",),
+            "for tls: addresses, and the prompt's `migrate`: certificates as `hv certificates` makes them",
+            Path,
+            metavar="DIR",
+        ),
+        Option(
+            ("--token-file",),
+            "for tls: addresses: a secret that both monitors know, instead of certificates or besides",
+            Path,
+            metavar="FILE",
+        ),
+        Option(
+            ("--insecure",),
+            "let guests travel over a network unprotected, by tcp:",
+            default=False,
+            switch=True,
         ),
         Option(("--prompt",), "begin at the monitor's prompt, the guest stopped", default=False, switch=True),
         Option(

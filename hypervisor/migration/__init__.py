@@ -1,6 +1,8 @@
-"""Moving a guest to another monitor. Reading order: ``protocol``, ``source``, ``destination``, ``settle``."""
+"""Moving a guest to another monitor. Reading order: ``protocol``, ``source``, ``precopy``, ``destination``, ``settle``."""
 
-from hypervisor.migration.channel import PATIENCE, Address, LinkError, Timeouts, parse_address
+from hypervisor.migration.address import Address, parse_address
+from hypervisor.migration.channel import PATIENCE, LinkError, Timeouts
+from hypervisor.migration.credentials import Credentials
 from hypervisor.migration.destination import Listener
 from hypervisor.migration.protocol import Departure, Machine
 from hypervisor.migration.report import Report
@@ -10,6 +12,7 @@ from hypervisor.migration.source import SendError, UnsettledError, send
 __all__ = [
     "PATIENCE",
     "Address",
+    "Credentials",
     "Departure",
     "Handover",
     "LinkError",

@@ -1,33 +1,37 @@
-"""A link between two monitors: addresses, connections with time limits, framed messages.
+"""A link between two monitors: connections with time limits, framed messages.
 
 A message is an 8-byte frame header (``u32`` length, ``u32`` CRC-32C of the payload, little-endian)
 and msgpack. A length is believed up to ``MESSAGE_MAX``. Between messages the checked stream travels
 as it is; it knows where it ends and has its own checksums.
 
 Nothing here waits for ever: each operation has a time limit, and what goes wrong with a link is a
-:class:`LinkError` of one line. TCP is the only kind yet; ``parse_address`` is where ``unix:`` and ``tls:`` go.
+:class:`LinkError` of one line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
+import os
 import selectors
 import socket
+import ssl
+import stat
 import struct
 import time
 from typing import Any, Final, NamedTuple, Never, Self, TypeVar, overload
 
 import msgspec
 
-from hypervisor.errors import HostError, MigrationError, UsageError
+from hypervisor.errors import HostError, MigrationError
+from hypervisor.migration.address import Address, parse_address
+from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials, Security
 from hypervisor.migration.protocol import Message, Refused
 from hypervisor.state.codec import crc32c
 from hypervisor.state.sections import Readable
 
 MESSAGE_MAX: Final = 64 << 10
-LOOPBACK: Final = "127.0.0.1"
+_BACKLOG: Final = 8
 
 _FRAME = struct.Struct("<II")
 _ENCODER = msgspec.msgpack.Encoder()
@@ -59,57 +63,29 @@ class Timeouts(NamedTuple):
 PATIENCE: Final = Timeouts()
 
 
-class Address(NamedTuple):
-    """Where a monitor listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
-
-    @property
-    def loopback(self) -> bool:
-        """Can only this host reach it? (What is not will need TLS.)"""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-
-def parse_address(text: str | Address) -> Address:
-    """``tcp:HOST:PORT``. An empty host is the loopback interface, an IPv6 address stands in brackets.
-
-    >>> str(parse_address("tcp::4444"))
-    'tcp:127.0.0.1:4444'
-    >>> parse_address("tcp:[::1]:4444").host
-    '::1'
-
-    Raises:
-        UsageError: it is not an address of a kind that is supported.
-    """
-    if isinstance(text, Address):
-        return text
-    kind, _, rest = text.partition(":")
-    if kind in ("unix", "tls"):
-        raise UsageError(f"{text}: {kind}: addresses are not supported yet; use tcp:HOST:PORT")
-    host, separator, port = rest.rpartition(":")
-    if kind != "tcp" or not separator or not (port.isascii() and port.isdecimal()) or int(port) > 0xFFFF:
-        raise UsageError(f"{text}: not an address; it looks like tcp:HOST:PORT")
-    return Address(host.strip("[]") or LOOPBACK, int(port))
-
-
 class Channel:
-    """One connection to another monitor."""
+    """One connection to another monitor.
 
-    def __init__(self, connection: socket.socket, timeouts: Timeouts) -> None:
+    ``security`` makes it private; ``host`` is then whom we called, None if we were called.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        timeouts: Timeouts,
+        security: Security | None = None,
+        host: str | None = None,
+    ) -> None:
         self._socket = connection
         self._timeouts = timeouts
+        self._security = security
+        self._host = host
         self.sent = 0
         """Bytes sent."""
         self.received = 0
         """Bytes received."""
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # messages are small and awaited
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # messages are small and awaited
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def __enter__(self) -> Self:
@@ -117,6 +93,20 @@ class Channel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def secure(self, timeout: float) -> None:
+        """Before anything else: make sure who the peer is, where the address asks for it.
+
+        Raises:
+            LinkError: that failed, or took longer than ``timeout`` seconds.
+            MigrationError: it is somebody else.
+        """
+        security, self._security = self._security, None
+        if security is not None:
+            try:
+                self._socket = security.wrap(self._socket, self._host, time.monotonic() + timeout)
+            except OSError as error:
+                raise LinkError(self._reason(error)) from None
 
     def close(self) -> None:
         """Let the peer know that nothing more comes. May be called twice."""
@@ -227,48 +217,83 @@ class Channel:
     def _reason(self, error: OSError) -> str:
         if isinstance(error, TimeoutError):
             return "the peer was silent for too long"
-        if isinstance(error, ConnectionError):
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"the peer's certificate is no good: {error.verify_message}"
+        if isinstance(error, ConnectionError | ssl.SSLEOFError):
             return "the peer closed the connection"
+        if isinstance(error, ssl.SSLError):
+            return f"TLS failed: {(error.reason or str(error)).replace('_', ' ').lower()}"
         return f"the connection failed: {error.strerror or error}"
 
 
-def connect(address: str | Address, timeouts: Timeouts) -> Channel:
+def connect(address: str | Address, timeouts: Timeouts, credentials: Credentials = NO_CREDENTIALS) -> Channel:
     """Connect to a monitor that listens.
 
     Raises:
+        UsageError: the address is open to others, and ``credentials`` do not say how to protect the guest.
         LinkError: nobody listens there, or nobody answers.
+        MigrationError: it is somebody else who answers.
     """
     target = parse_address(address)
+    credentials.check(target)
+    security = credentials.client() if target.kind == "tls" else None
     try:
-        connection = socket.create_connection(target, timeout=timeouts.connect)
-    except ConnectionRefusedError:
+        connection = _dial(target, timeouts.connect)
+    except (ConnectionRefusedError, FileNotFoundError):
         raise LinkError(f"{target}: nobody listens there (connection refused)") from None
     except TimeoutError:
         raise LinkError(f"{target}: no answer within {timeouts.connect:g} s") from None
     except OSError as error:
         raise LinkError(f"{target}: cannot connect: {error.strerror or error}") from None
-    return Channel(connection, timeouts)
+    channel = Channel(connection, timeouts, security, target.host)
+    try:
+        channel.secure(timeouts.connect)
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def _dial(target: Address, timeout: float) -> socket.socket:
+    if target.kind != "unix":
+        return socket.create_connection((target.host, target.port), timeout=timeout)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(target.host)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class Acceptor:
     """A socket that listens. ``address`` has the real port when 0 was asked for."""
 
-    def __init__(self, address: str | Address, timeouts: Timeouts) -> None:
+    def __init__(
+        self, address: str | Address, timeouts: Timeouts, credentials: Credentials = NO_CREDENTIALS
+    ) -> None:
         target = parse_address(address)
+        credentials.check(target)
         self._timeouts = timeouts
+        self._security = credentials.server() if target.kind == "tls" else None
         try:
-            family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
-            self._socket = socket.create_server(target, family=family, backlog=8)
+            self._socket = _listen_unix(target.host) if target.kind == "unix" else _listen_tcp(target)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise HostError(f"{target}: the port is in use") from None
+                what = "socket" if target.kind == "unix" else "port"
+                raise HostError(f"{target}: the {what} is in use") from None
             raise HostError(f"{target}: cannot listen: {error.strerror or error}") from None
-        self.address = Address(target.host, self._socket.getsockname()[1])
+        if target.kind != "unix":
+            target = target._replace(port=self._socket.getsockname()[1])
+        self.address = target
         self._waker, self._wakened = socket.socketpair()
         self._socket.setblocking(False)
 
     def accept(self, timeout: float | None) -> Channel | None:
-        """The next connection; None after ``timeout`` seconds (None: no limit) or a ``wake``."""
+        """The next connection, still to be made ``secure``; None after ``timeout`` seconds (None: no limit) or
+        a ``wake``.
+        """
         with selectors.DefaultSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ)
             selector.register(self._wakened, selectors.EVENT_READ)
@@ -283,12 +308,45 @@ class Acceptor:
         except OSError as error:
             time.sleep(0.1)  # no descriptor is free, for example: it stays in the queue
             raise HostError(f"{self.address}: cannot accept: {error.strerror or error}") from None
-        return Channel(connection, self._timeouts)
+        return Channel(connection, self._timeouts, self._security)
 
     def wake(self) -> None:
         """Make an ``accept`` in another thread, or the next one here, return None."""
         self._waker.send(b"\0")
 
     def close(self) -> None:
+        if self.address.kind == "unix" and self._socket.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(self.address.host)  # noqa: PTH108 - a socket's name may be relative to here
         for end in (self._socket, self._waker, self._wakened):
             end.close()
+
+
+def _listen_tcp(target: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
+    return socket.create_server((target.host, target.port), family=family, backlog=_BACKLOG)
+
+
+def _listen_unix(path: str) -> socket.socket:
+    """A socket that only its owner may connect to. One left behind by a monitor that died is replaced."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):  # noqa: PTH116
+                os.unlink(path)  # noqa: PTH108
+        listening.bind(path)
+        os.chmod(path, 0o600)  # noqa: PTH101 - nobody can connect before the next line
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        return True

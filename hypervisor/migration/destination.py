@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 
 from hypervisor.errors import HostError, HypervisorError, MigrationError
-from hypervisor.migration.channel import PATIENCE, Acceptor, Address, Channel, LinkError, Timeouts
+from hypervisor.migration.address import Address
+from hypervisor.migration.channel import PATIENCE, Acceptor, Channel, LinkError, Timeouts
+from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
 from hypervisor.migration.protocol import (
     PROTOCOL_VERSION,
     Arrival,
@@ -45,14 +47,21 @@ class Listener:
     here (a thread answers between calls of ``receive``).
     """
 
-    def __init__(self, address: str | Address, *, timeouts: Timeouts = PATIENCE) -> None:
-        """Listen at ``address`` (``tcp:HOST:PORT``; port 0 takes any free one, see ``address``).
+    def __init__(
+        self,
+        address: str | Address,
+        *,
+        timeouts: Timeouts = PATIENCE,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
+        """Listen at ``address``; port 0 takes any free one, see ``address``.
 
         Raises:
-            HostError: the port is in use, or the host is not ours.
+            UsageError: the address is open to others, and ``credentials`` do not say whom to trust.
+            HostError: the port is in use, the host is not ours, a certificate cannot be read.
         """
         self._timeouts = timeouts
-        self._acceptor = Acceptor(address, timeouts)
+        self._acceptor = Acceptor(address, timeouts, credentials)
         self._lock = threading.Lock()  # over the state of the pending arrival
         self._pending: Arrival | None = None
         self._outcomes: dict[str, Standing] = {}
@@ -294,8 +303,10 @@ class Listener:
 
     def _first_message(self, channel: Channel) -> Hello | Settle | None:
         """What a new connection wants; None if it is nothing that concerns us (a port scanner, say)."""
+        patience = min(FIRST_MESSAGE, self._timeouts.message)
         try:
-            return channel.receive(Hello, Settle, timeout=min(FIRST_MESSAGE, self._timeouts.message))
+            channel.secure(patience)
+            return channel.receive(Hello, Settle, timeout=patience)
         except MigrationError:
             return None
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 
 from hypervisor.errors import MigrationError
-from hypervisor.migration.channel import Address, LinkError, Timeouts, connect
+from hypervisor.migration.address import Address
+from hypervisor.migration.channel import LinkError, Timeouts, connect
+from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
 from hypervisor.migration.protocol import Ack, Departure, Standing
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
@@ -18,10 +20,17 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 class Handover:
     """A handover that did not end well, and the ways to end it."""
 
-    def __init__(self, departure: Departure, address: Address, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        departure: Departure,
+        address: Address,
+        timeouts: Timeouts,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
         self._departure = departure
         self.address = address
         self._timeouts = timeouts
+        self._credentials = credentials
 
     @property
     def state(self) -> Departure.State:
@@ -39,7 +48,7 @@ class Handover:
         departure = self._departure
         if departure.state is Departure.State.GONE:
             return departure.state
-        with connect(self.address, self._timeouts) as channel:
+        with connect(self.address, self._timeouts, self._credentials) as channel:
             channel.send(departure.settle_message())
             outcome = channel.receive(Standing).outcome
             if departure.state is Departure.State.OWNER:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from hypervisor.errors import HypervisorError, MigrationError
-from hypervisor.migration.channel import (
-    PATIENCE,
-    Address,
-    Channel,
-    LinkError,
-    Timeouts,
-    connect,
-    parse_address,
-)
+from hypervisor.migration.address import Address, parse_address
+from hypervisor.migration.channel import PATIENCE, Channel, LinkError, Timeouts, connect
+from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
 from hypervisor.migration.policy import Policy, PreCopyPolicy
 from hypervisor.migration.precopy import PreCopy
 from hypervisor.migration.protocol import (
@@ -57,8 +51,9 @@ def send(
     progress: Progress | None = None,
     report: Report | None = None,
     timeouts: Timeouts = PATIENCE,
+    credentials: Credentials = NO_CREDENTIALS,
 ) -> Report:
-    """Hand a guest over to the monitor that listens at ``address`` (``tcp:HOST:PORT``).
+    """Hand a guest over to the monitor that listens at ``address``.
 
     If another thread runs the guest, it goes on meanwhile, until ``policy`` stops it. When this returns, the
     guest runs there, its run here has ended or is about to (``moved``), and ``vm`` is only good for ``close``.
@@ -67,18 +62,19 @@ def send(
     while it goes on, and returned.
 
     Raises:
-        UsageError: that is no address.
+        UsageError: that is no address, or ``credentials`` are missing that it needs.
         UnsettledError: nobody knows who has the guest; ``vm.owned`` is false and stays so for now.
         SendError: any failure before that; ``vm.owned`` is true.
         MigrationError: the guest is not owned by this monitor.
     """
     target = parse_address(address)
+    credentials.check(target)
     departure = Departure(vm)
-    handover = Handover(departure, target, timeouts)
+    handover = Handover(departure, target, timeouts, credentials)
     recorder = Recorder(Report() if report is None else report, progress)
     channel: Channel | None = None
     try:
-        channel = connect(target, timeouts)
+        channel = connect(target, timeouts, credentials)
         _introduce(channel, departure, recorder)
         _transfer(channel, departure, recorder, PreCopyPolicy() if policy is None else policy)
     except BaseException as error:

@@ -13,8 +13,8 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, get_origin
 
 from hypervisor.errors import UsageError
-from hypervisor.migration.channel import Address as Peer
-from hypervisor.migration.channel import parse_address
+from hypervisor.migration.address import ADDRESSES, parse_address
+from hypervisor.migration.address import Address as Peer
 from hypervisor.repl.expressions import evaluate, number
 
 T_co = TypeVar("T_co", covariant=True)
@@ -149,7 +149,7 @@ class _HostPort(Kind[Peer]):
         return parse_address(text)
 
     def complete(self, text: str, names: Mapping[str, int]) -> Iterable[str]:
-        return [word for word in ("tcp:127.0.0.1:",) if word.startswith(text)]
+        return [word for word in ("tcp:127.0.0.1:", "tls:", "unix:") if word.startswith(text)]
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ Format = Annotated[
 ]
 Register = Annotated[str, _Register("REGISTER", "a register's name")]
 Path = Annotated[FilePath, _File("FILE", "a file")]
-HostPort = Annotated[Peer, _HostPort("tcp:HOST:PORT", "where a monitor listens")]
+HostPort = Annotated[Peer, _HostPort("MONITOR", f"where a monitor listens: {ADDRESSES}")]
 Background = Annotated[str, choice("&", "&")]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
+from hypervisor.errors import UsageError
 from hypervisor.paging.forms import DEFAULT_FORM
 from hypervisor.state import files
 from hypervisor.state.model import MachineConfig
@@ -57,11 +58,15 @@ def receive(
     show: TextIO | None = None,
     disks: Sequence[DiskFile] = (),
     paging: str = DEFAULT_FORM,
+    *,
+    most: int | None = None,
 ) -> VirtualMachine:
-    """The guest that the next monitor to connect sends, stopped and ours."""
+    """The guest that the next monitor to connect sends, stopped and ours. ``most`` limits its RAM, in bytes."""
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415
 
     def make(config: MachineConfig) -> VirtualMachine:
+        if most is not None and config.memory > most:
+            raise UsageError(f"the guest has {config.memory} bytes of memory, at most {most} are given here")
         return VirtualMachine.create(under(config, technique), disks, paging)
 
     with progress("receiving", show) as advance:

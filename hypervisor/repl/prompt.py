@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from hypervisor.errors import HypervisorError, UsageError
+from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
 from hypervisor.repl.registry import REGISTRY
 from hypervisor.repl.session import Session, describe
 
@@ -46,17 +47,24 @@ class Prompt:
         session: the guest.
         out: where answers go.
         interactive: is there a terminal that can be taken over, asked and redrawn?
+        credentials: for migrations.
         status: exit status of the last command that failed, 0 if none did.
     """
 
     def __init__(
-        self, session: Session[Any], *, out: TextIO | None = None, interactive: bool = False
+        self,
+        session: Session[Any],
+        *,
+        out: TextIO | None = None,
+        interactive: bool = False,
+        credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
         from hypervisor.repl import commands as _commands  # noqa: F401, PLC0415 - they import this module
 
         self.session = session
         self.out = out or sys.stdout
         self.interactive = interactive
+        self.credentials = credentials
         self.status = 0
         self._line_begun = False
         self._seen = 0

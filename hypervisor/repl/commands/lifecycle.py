@@ -111,7 +111,7 @@ def load(prompt: Prompt, path: Path) -> str:
 
 @command("migrate")
 def migrate(prompt: Prompt, peer: HostPort) -> str:
-    """Move the guest to the monitor that waits at tcp:HOST:PORT (`hv run --incoming`).
+    """Move the guest to another monitor, which waits for it (`hv run --incoming`).
 
     A running guest goes on meanwhile, but for the last moment; if it cannot be moved, it runs on here. If
     the link breaks in the very handover, it stays stopped until `settle` has asked who has it.
@@ -119,7 +119,7 @@ def migrate(prompt: Prompt, peer: HostPort) -> str:
     session = prompt.session
     try:
         with machines.progress("migrating", prompt.terminal) as advance:
-            report = send(session.sure_vm, peer, progress=advance)
+            report = send(session.sure_vm, peer, progress=advance, credentials=prompt.credentials)
     except UnsettledError as error:
         session.stop()
         session.unsettled = error.handover
