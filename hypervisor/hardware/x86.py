@@ -41,3 +41,6 @@ D_PRESENT = 1 << 15
 D_AVL = 1 << 20
 D_BIG = 1 << 22
 D_GRANULAR = 1 << 23
+
+MASK_32 = 0xFFFFFFFF
+"""All bits of a register. By this name it is a C number where it is compiled; a literal would be an object."""

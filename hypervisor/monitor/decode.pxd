@@ -3,6 +3,17 @@ from hypervisor.monitor.vcpu cimport VirtualCpu
 cimport cython
 
 
+cdef class Operand:
+    cdef public uint32_t kind
+    cdef public uint32_t number
+    cdef public uint32_t value
+    cdef public uint32_t base
+    cdef public uint32_t index
+    cdef public uint32_t scale
+    cdef public uint32_t displacement
+    cdef public uint32_t segment
+
+
 cdef class Instruction:
     cdef public uint32_t gva
     cdef public str mnemonic
@@ -31,7 +42,16 @@ cdef class Decoder:
     cpdef Instruction decode(self, VirtualCpu v, uint32_t gva)
 
 
-cdef uint32_t CACHE_SIZE
+@cython.locals(offset=uint32_t)
+cpdef uint32_t effective_offset(VirtualCpu v, Instruction i, Operand operand) except? 0xdeadbeef
+cpdef uint32_t operand_address(VirtualCpu v, Instruction i, Operand operand) except? 0xdeadbeef
+cpdef bint is_memory(Operand operand) except? -1
+@cython.locals(value=uint32_t)
+cpdef uint32_t load_operand(VirtualCpu v, Instruction i, Operand operand, uint32_t size) except? 0xdeadbeef
+cpdef store_general(VirtualCpu v, uint32_t number, uint32_t size, uint32_t value)
+
+cdef uint32_t CACHE_SIZE, NO_REGISTER, _MEMORY
+cdef long long MASK_32
 
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
 cdef uint32_t CS, DS, D_BIG, ES, FS, GS, SS

@@ -12,7 +12,7 @@ from typing import Any
 import capstone
 from capstone import x86
 
-from hypervisor.hardware.x86 import CS, D_BIG, DS, ES, FS, GS, SS
+from hypervisor.hardware.x86 import CS, D_BIG, DS, ES, FS, GS, MASK_32, SS
 from hypervisor.monitor.vcpu import VirtualCpu
 
 SEGMENTS = {
@@ -34,7 +34,45 @@ DEBUG = {getattr(x86, f"X86_REG_DR{i}"): i for i in range(8)}
 
 CACHE_SIZE = 4096
 
+OTHER, MEMORY, IMMEDIATE, GENERAL_REGISTER, SEGMENT_REGISTER, CONTROL_REGISTER, DEBUG_REGISTER = range(7)
+"""Kinds of operands."""
+_MEMORY = MEMORY  # a C number where it is compiled; what others import cannot be
+REGISTERS = {
+    **{register: (GENERAL_REGISTER, number) for register, number in GENERAL.items()},
+    **{register: (SEGMENT_REGISTER, number) for register, number in SEGMENTS.items()},
+    **{register: (CONTROL_REGISTER, number) for register, number in CONTROL.items()},
+    **{register: (DEBUG_REGISTER, number) for register, number in DEBUG.items()},
+}
+NO_REGISTER = 8
+
 Handler = Callable[[VirtualCpu, "Instruction"], "bool | None"]
+
+
+class Operand:
+    """An operand in the numbers of the instruction set, taken from Capstone's once."""
+
+    def __init__(self, operand: Any, override: int | None) -> None:
+        self.kind, self.number = OTHER, 0
+        """What it is, and for a register, which."""
+        self.value = 0
+        """Of an immediate."""
+        self.base = self.index = NO_REGISTER
+        """General registers of a memory operand, or NO_REGISTER."""
+        self.scale = self.displacement = self.segment = 0
+        if operand.type == x86.X86_OP_REG:
+            self.kind, self.number = REGISTERS.get(operand.reg, (OTHER, 0))
+        elif operand.type == x86.X86_OP_IMM:
+            self.kind = IMMEDIATE
+            self.value = operand.imm & 0xFFFFFFFF
+        elif operand.type == x86.X86_OP_MEM:
+            memory = operand.mem
+            self.kind = MEMORY
+            self.base = GENERAL.get(memory.base, NO_REGISTER)
+            self.index = GENERAL.get(memory.index, NO_REGISTER)
+            self.scale = memory.scale
+            self.displacement = memory.disp & 0xFFFFFFFF
+            by_stack = memory.base in (x86.X86_REG_EBP, x86.X86_REG_ESP, x86.X86_REG_BP)
+            self.segment = override if override is not None else SS if by_stack else DS
 
 
 class Instruction:
@@ -47,12 +85,12 @@ class Instruction:
         self.name = self.mnemonic.split()[-1]
         """The mnemonic without LOCK or REP."""
         self.size: int = decoded.size
-        self.operands = decoded.operands
         self.opcode: int = decoded.opcode[0]
         self.raw = raw[: self.size]
         self.operand_size = 2 if decoded.prefix[2] else 4
         self.address_size: int = decoded.addr_size
         self.segment_override = PREFIX_SEGMENTS.get(decoded.prefix[1])
+        self.operands = [Operand(operand, self.segment_override) for operand in decoded.operands]
         self.repeat = decoded.prefix[0] in (0xF2, 0xF3)
         self.lock = decoded.prefix[0] == 0xF0
         self.handler = handler
@@ -97,41 +135,35 @@ class Decoder:
         return instruction
 
 
-def effective_address(v: VirtualCpu, i: Instruction, operand: Any) -> tuple[int, int]:
-    """(segment index, offset) of a memory operand."""
-    memory = operand.mem
-    address: int = memory.disp
-    if memory.base in GENERAL:
-        address += v.cpu.general(GENERAL[memory.base])
-    if memory.index in GENERAL:
-        address += v.cpu.general(GENERAL[memory.index]) * memory.scale
-    segment = i.segment_override
-    if segment is None:
-        stack = memory.base in (x86.X86_REG_EBP, x86.X86_REG_ESP, x86.X86_REG_BP)
-        segment = SS if stack else DS
-    return segment, address & (0xFFFF if i.address_size == 2 else 0xFFFFFFFF)
+def effective_offset(v: VirtualCpu, i: Instruction, operand: Operand) -> int:
+    """Offset of a memory operand in its segment, ``operand.segment``."""
+    offset = operand.displacement
+    if operand.base != NO_REGISTER:
+        offset += v.cpu.general(operand.base)
+    if operand.index != NO_REGISTER:
+        offset += v.cpu.general(operand.index) * operand.scale
+    return offset & (0xFFFF if i.address_size == 2 else MASK_32)
 
 
-def operand_address(v: VirtualCpu, i: Instruction, operand: Any) -> int:
+def operand_address(v: VirtualCpu, i: Instruction, operand: Operand) -> int:
     """Linear address of a memory operand."""
-    segment, offset = effective_address(v, i, operand)
-    return v.linear(segment, offset)
+    return v.linear(operand.segment, effective_offset(v, i, operand))
 
 
-def is_memory(operand: Any) -> bool:
-    return bool(operand.type == x86.X86_OP_MEM)
+def is_memory(operand: Operand) -> bool:
+    return operand.kind == _MEMORY
 
 
-def load_operand(v: VirtualCpu, i: Instruction, operand: Any, size: int) -> int:
+def load_operand(v: VirtualCpu, i: Instruction, operand: Operand, size: int) -> int:
     """Value of a register or memory operand of 2 or 4 bytes."""
-    if is_memory(operand):
-        return v.load(operand_address(v, i, operand), size, v.user)
-    value = v.cpu.general(GENERAL[operand.reg])
+    if operand.kind == _MEMORY:
+        return v.load(operand_address(v, i, operand), size, v.cpl == 3)
+    value = v.cpu.general(operand.number)
     return value & 0xFFFF if size == 2 else value
 
 
 def store_general(v: VirtualCpu, number: int, size: int, value: int) -> None:
     """Write a general register; 16-bit writes keep the upper half."""
     if size == 2:
-        value = v.cpu.general(number) & 0xFFFF0000 | value & 0xFFFF
-    v.cpu.set_general(number, value & 0xFFFFFFFF)
+        value = v.cpu.general(number) & ~0xFFFF | value & 0xFFFF
+    v.cpu.set_general(number, value & MASK_32)

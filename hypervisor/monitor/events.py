@@ -30,6 +30,7 @@ from hypervisor.hardware.x86 import (
     FS,
     GS,
     IF,
+    MASK_32,
     NT,
     RF,
     SS,
@@ -38,12 +39,15 @@ from hypervisor.hardware.x86 import (
 )
 from hypervisor.monitor import tasks
 from hypervisor.monitor.segments import check_stack_segment
+from hypervisor.monitor.tasks import inner_stack
 from hypervisor.monitor.transfer import Stack, stack_base
 from hypervisor.monitor.vcpu import VirtualCpu, descriptor_limit
 
 TASK_GATE = 5
-GATES = {6: (2, True), 7: (2, False), 14: (4, True), 15: (4, False)}
-"""Type of an interrupt or trap gate -> (operand size, whether it clears IF)."""
+GATE = 6
+"""Type of a 16-bit interrupt gate. 8 more is a 32-bit one, 1 more a trap gate, which leaves IF alone."""
+WIDE, TRAP = 8, 1
+INTERRUPTS = IF
 
 
 def raise_fault(v: VirtualCpu, fault: GuestFault) -> None:
@@ -89,7 +93,7 @@ def deliver(
     low = v.load(v.idt_base + vector * 8, 4)
     high = v.load(v.idt_base + vector * 8 + 4, 4)
     kind = high >> 8 & 31
-    if kind not in GATES and kind != TASK_GATE:
+    if kind & ~(WIDE | TRAP) != GATE and kind != TASK_GATE:
         raise GuestFault(GENERAL_PROTECTION, named)
     if software and high >> 13 & 3 < v.cpl:
         raise GuestFault(GENERAL_PROTECTION, named)
@@ -98,10 +102,9 @@ def deliver(
     if kind == TASK_GATE:
         tasks.switch(v, low >> 16, tasks.CALL, eip, error)
         return
-    size, clears = GATES[kind]
-    enter_handler(
-        v, low >> 16, low & 0xFFFF | (high & 0xFFFF0000 if size == 4 else 0), size, clears, eip, error
-    )
+    size = 4 if kind & WIDE else 2
+    offset = low & 0xFFFF | (high & ~0xFFFF if size == 4 else 0)
+    enter_handler(v, low >> 16, offset, size, not kind & TRAP, eip, error)
 
 
 def enter_handler(
@@ -110,7 +113,8 @@ def enter_handler(
     named = selector & 0xFFFC
     if named == 0:
         raise GuestFault(GENERAL_PROTECTION)
-    low, high = v.descriptor(selector)
+    descriptor = v.descriptor(selector)
+    low, high = descriptor & MASK_32, descriptor >> 32
     dpl = high >> 13 & 3
     if not high & D_SEGMENT or not high & D_CODE or dpl > v.cpl:
         raise GuestFault(GENERAL_PROTECTION, named)
@@ -118,27 +122,29 @@ def enter_handler(
         raise GuestFault(SEGMENT_NOT_PRESENT, named)
     if offset > descriptor_limit(low, high):
         raise GuestFault(GENERAL_PROTECTION)
-    flags = v.eflags & ~RF
+    flags = v.get_eflags() & ~RF
     from_8086 = flags & VM != 0
     inner = not high & D_CONFORMING and dpl < v.cpl
     if from_8086 and (not inner or dpl != 0):
         raise GuestFault(GENERAL_PROTECTION, named)
     stack_low = stack_high = ss = 0
     if inner:
-        ss, esp = tasks.inner_stack(v, dpl)
-        stack_low, stack_high = check_stack_segment(v, ss, dpl, INVALID_TSS)
+        pointer = inner_stack(v, dpl)
+        ss, esp = pointer >> 32, pointer & MASK_32
+        descriptor = check_stack_segment(v, ss, dpl, INVALID_TSS)
+        stack_low, stack_high = descriptor & MASK_32, descriptor >> 32
         stack = Stack(
-            v, stack_base(stack_low, stack_high), esp, 0xFFFFFFFF if stack_high & D_BIG else 0xFFFF, dpl == 3
+            v, stack_base(stack_low, stack_high), esp, MASK_32 if stack_high & D_BIG else 0xFFFF, dpl == 3
         )
         if from_8086:
             for index in (GS, FS, DS, ES):
-                stack.push(size, v.segment(index)[0])
-        stack.push(size, v.segment(SS)[0])
+                stack.push(size, v.segment_selector(index))
+        stack.push(size, v.segment_selector(SS))
         stack.push(size, v.cpu.general(ESP))
     else:
         stack = Stack.current(v)
     stack.push(size, flags)
-    stack.push(size, v.segment(CS)[0])
+    stack.push(size, v.segment_selector(CS))
     stack.push(size, eip)
     if error is not None:
         stack.push(size, error)
@@ -146,7 +152,7 @@ def enter_handler(
     if inner:
         stack_high = v.touch_descriptor(ss, stack_high)
     # Nothing can fault from here on.
-    v.eflags = flags & ~(TF | VM | RF | NT | (IF if clears else 0))
+    v.set_eflags(flags & ~(TF | VM | RF | NT | (INTERRUPTS if clears else 0)))
     if inner:
         v.cpl = dpl
         if from_8086:

@@ -46,4 +46,4 @@ cdef uint32_t PAGE_FAULT_EXIT
 cdef uint32_t GENERAL_PROTECTION_EXIT
 
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
-cdef uint32_t ESP, SS, TF
+cdef uint32_t ESP, SS, TF, EXIT_SCAN, VMEXIT_DB, EXIT_FENCE

@@ -21,7 +21,7 @@ SIZES = {"b": 1, "w": 2, "d": 4}
 
 def check_permission(v: VirtualCpu, port: int, size: int) -> None:
     """Raise #GP(0) unless the guest may access ``size`` ports from ``port`` on."""
-    if v.cpl <= v.flags >> 12 & 3 and not v.virtual_8086:
+    if v.cpl <= v.flags >> 12 & 3 and not v.in_virtual_8086():
         return
     tss = v.tr
     if not tss.high or not tss.high >> 8 & 8 or tss.limit < BITMAP_BASE + 1:
@@ -60,7 +60,10 @@ def output_port(v: VirtualCpu, i: Instruction) -> None:
     port, size = port_of(v, i), accumulator_size(i)
     check_permission(v, port, size)
     v.now()
-    v.bus.write_port(port, size, v.cpu.general(EAX) & (1 << 8 * size) - 1)
+    value = v.cpu.general(EAX)
+    if size != 4:
+        value &= (1 << 8 * size) - 1
+    v.bus.write_port(port, size, value)
 
 
 def step_index(v: VirtualCpu, i: Instruction, register: int, size: int) -> None:

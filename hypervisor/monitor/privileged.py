@@ -37,16 +37,19 @@ from hypervisor.hardware.x86 import (
 from hypervisor.monitor import events, ports, segments, transfer
 from hypervisor.monitor.cpuid import cpuid
 from hypervisor.monitor.decode import (
-    CONTROL,
-    GENERAL,
+    CONTROL_REGISTER,
+    DEBUG_REGISTER,
+    GENERAL_REGISTER,
+    MEMORY,
+    SEGMENT_REGISTER,
     Handler,
     Instruction,
+    Operand,
     is_memory,
     load_operand,
     operand_address,
     store_general,
 )
-from hypervisor.monitor.decode import DEBUG as DEBUG_REGISTERS
 from hypervisor.monitor.vcpu import VirtualCpu
 
 CR4_TSD = 1 << 2
@@ -115,21 +118,18 @@ def pop_flags(v: VirtualCpu, i: Instruction) -> None:
 
 def mov(v: VirtualCpu, i: Instruction) -> None:
     """MOV traps when a control, debug or segment register is concerned."""
-    target, source = i.operands
-    if is_memory(target):
-        raise GuestFault(GENERAL_PROTECTION)
-    if target.reg in CONTROL:
-        write_control(v, CONTROL[target.reg], v.cpu.general(GENERAL[source.reg]))
-    elif target.reg in DEBUG_REGISTERS:
-        write_debug(v, DEBUG_REGISTERS[target.reg], v.cpu.general(GENERAL[source.reg]))
-    elif is_memory(source) or source.reg in GENERAL:
-        if target.reg in GENERAL:
-            raise GuestFault(GENERAL_PROTECTION)
+    target: Operand = i.operands[0]
+    source: Operand = i.operands[1]
+    if target.kind == SEGMENT_REGISTER and (source.kind == GENERAL_REGISTER or source.kind == MEMORY):
         segments.mov_to_segment(v, i)
-    elif source.reg in CONTROL:
-        v.cpu.set_general(GENERAL[target.reg], read_control(v, CONTROL[source.reg]))
-    elif source.reg in DEBUG_REGISTERS:
-        v.cpu.set_general(GENERAL[target.reg], read_debug(v, DEBUG_REGISTERS[source.reg]))
+    elif target.kind == CONTROL_REGISTER:
+        write_control(v, target.number, v.cpu.general(source.number))
+    elif target.kind == DEBUG_REGISTER:
+        write_debug(v, target.number, v.cpu.general(source.number))
+    elif source.kind == CONTROL_REGISTER:
+        v.cpu.set_general(target.number, read_control(v, source.number))
+    elif source.kind == DEBUG_REGISTER:
+        v.cpu.set_general(target.number, read_debug(v, source.number))
     else:
         raise GuestFault(GENERAL_PROTECTION)
 
@@ -327,8 +327,8 @@ def software_interrupt(v: VirtualCpu, i: Instruction) -> bool | None:
     elif i.name == "int3":
         vector = BREAKPOINT
     else:
-        vector = i.operands[0].imm & 0xFF
-        if v.virtual_8086 and v.iopl != 3:
+        vector = i.operands[0].value & 0xFF
+        if v.in_virtual_8086() and v.get_iopl() != 3:
             raise GuestFault(GENERAL_PROTECTION)
     events.deliver(v, vector, None, software=True, following=following)
     return True
@@ -341,7 +341,8 @@ def undefined(v: VirtualCpu, i: Instruction) -> None:
 
 def pop(v: VirtualCpu, i: Instruction) -> None:
     """POP traps when it loads a segment register."""
-    if is_memory(i.operands[0]) or i.operands[0].reg in GENERAL:
+    target: Operand = i.operands[0]
+    if target.kind != SEGMENT_REGISTER:
         raise GuestFault(GENERAL_PROTECTION)
     segments.pop_segment(v, i)
 
@@ -352,7 +353,7 @@ def store_status(v: VirtualCpu, i: Instruction) -> None:
     if is_memory(target):
         v.store(operand_address(v, i, target), 2, v.cr0, v.user)
     else:
-        store_general(v, GENERAL[target.reg], i.operand_size, v.cr0)
+        store_general(v, target.number, i.operand_size, v.cr0)
 
 
 EMULATED: dict[str, Handler] = {

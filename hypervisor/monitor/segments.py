@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from hypervisor.hardware.faults import (
     GENERAL_PROTECTION,
+    INVALID_OPCODE,
     INVALID_TSS,
     SEGMENT_NOT_PRESENT,
     STACK_FAULT,
@@ -24,17 +25,17 @@ from hypervisor.hardware.x86 import (
     D_WRITABLE,
     DS,
     ESP,
+    MASK_32,
     SS,
 )
 from hypervisor.monitor.decode import (
-    GENERAL,
-    SEGMENTS,
     Instruction,
-    effective_address,
-    is_memory,
+    Operand,
+    load_operand,
+    operand_address,
     store_general,
 )
-from hypervisor.monitor.vcpu import Hidden, VirtualCpu, descriptor_base, descriptor_limit
+from hypervisor.monitor.vcpu import Hidden, VirtualCpu, descriptor_base, descriptor_limit, words
 
 T_LDT = 2
 T_TSS = 9
@@ -47,45 +48,46 @@ def load_data_segment(v: VirtualCpu, index: int, selector: int) -> None:
     if selector & 0xFFFC == 0:
         v.cpu.set_segment(index, selector, 0, 0, 0)
         return
-    low, high = v.descriptor(selector)
+    descriptor = v.descriptor(selector)
+    high = descriptor >> 32
     error = selector & 0xFFFC
     readable = high & D_SEGMENT and (not high & D_CODE or high & D_READABLE)
     if not readable:
         raise GuestFault(GENERAL_PROTECTION, error)
     conforming = high & D_CODE and high & D_CONFORMING
-    if not conforming and (high >> 13 & 3) < max(v.cpl, selector & 3):
+    dpl = high >> 13 & 3
+    if not conforming and (dpl < v.cpl or dpl < selector & 3):
         raise GuestFault(GENERAL_PROTECTION, error)
     if not high & D_PRESENT:
         raise GuestFault(SEGMENT_NOT_PRESENT, error)
     high = v.touch_descriptor(selector, high)
-    v.load_segment(index, selector, low, high)
+    v.load_segment(index, selector, descriptor & MASK_32, high)
 
 
-def check_stack_segment(
-    v: VirtualCpu, selector: int, cpl: int, vector: int = GENERAL_PROTECTION
-) -> tuple[int, int]:
+def check_stack_segment(v: VirtualCpu, selector: int, cpl: int, vector: int = GENERAL_PROTECTION) -> int:
     """The descriptor of a stack segment for ``cpl``; faults with ``vector`` (#TS when a TSS named it)."""
     error = selector & 0xFFFC
     if error == 0:
         raise GuestFault(vector, 0 if vector == GENERAL_PROTECTION else error)
-    low, high = v.descriptor(selector, vector)
+    descriptor = v.descriptor(selector, vector)
+    high = descriptor >> 32
     writable = high & D_SEGMENT and not high & D_CODE and high & D_WRITABLE
     if selector & 3 != cpl or high >> 13 & 3 != cpl or not writable:
         raise GuestFault(vector, error)
     if not high & D_PRESENT:
         raise GuestFault(STACK_FAULT, error)
-    return low, high
+    return descriptor
 
 
 def load_stack_segment(v: VirtualCpu, selector: int) -> None:
     """MOV to SS in protected mode."""
-    low, high = check_stack_segment(v, selector, v.cpl)
-    high = v.touch_descriptor(selector, high)
-    v.load_segment(SS, selector, low, high)
+    descriptor = check_stack_segment(v, selector, v.cpl)
+    high = v.touch_descriptor(selector, descriptor >> 32)
+    v.load_segment(SS, selector, descriptor & MASK_32, high)
 
 
 def load_any(v: VirtualCpu, index: int, selector: int) -> None:
-    if v.virtual_8086:
+    if v.in_virtual_8086():
         v.cpu.set_segment(index, selector, selector << 4, 0xFFFF, 0xF300)
     elif index == SS:
         load_stack_segment(v, selector)
@@ -98,15 +100,11 @@ def load_any(v: VirtualCpu, index: int, selector: int) -> None:
 
 def mov_to_segment(v: VirtualCpu, i: Instruction) -> None:
     """MOV Sreg, r/m16."""
-    target, source = i.operands
-    index = SEGMENTS[target.reg]
+    target: Operand = i.operands[0]
+    index = target.number
     if index == CS:
-        raise GuestFault(6)
-    if is_memory(source):
-        segment, offset = effective_address(v, i, source)
-        selector = v.load(v.linear(segment, offset), 2, v.user)
-    else:
-        selector = v.cpu.general(GENERAL[source.reg]) & 0xFFFF
+        raise GuestFault(INVALID_OPCODE)
+    selector = load_operand(v, i, i.operands[1], 2)
     load_any(v, index, selector)
     if index == SS:
         v.hold_interrupts()
@@ -114,10 +112,11 @@ def mov_to_segment(v: VirtualCpu, i: Instruction) -> None:
 
 def pop_segment(v: VirtualCpu, i: Instruction) -> None:
     """POP ES, SS, DS, FS, GS."""
-    index = SEGMENTS[i.operands[0].reg]
+    target: Operand = i.operands[0]
+    index = target.number
     top = v.cpu.general(ESP)
-    selector = v.load(v.linear(SS, top & v.stack_mask), 2, v.user)
-    mask = v.stack_mask
+    mask = v.get_stack_mask()
+    selector = v.load(v.linear(SS, top & mask), 2, v.is_user())
     load_any(v, index, selector)
     v.cpu.set_general(ESP, top & ~mask | (top + i.operand_size) & mask)
     if index == SS:
@@ -128,11 +127,11 @@ def load_far_pointer(v: VirtualCpu, i: Instruction) -> None:
     """LDS, LES, LFS, LGS, LSS."""
     index = {"lds": DS, "les": 0, "lfs": 4, "lgs": 5, "lss": SS}[i.name]
     target, source = i.operands
-    segment, offset = effective_address(v, i, source)
-    pointer = v.load(v.linear(segment, offset), i.operand_size, v.user)
-    selector = v.load(v.linear(segment, offset + i.operand_size), 2, v.user)
+    at = operand_address(v, i, source)
+    pointer = v.load(at, i.operand_size, v.user)
+    selector = v.load(at + i.operand_size, 2, v.user)
     load_any(v, index, selector)
-    store_general(v, GENERAL[target.reg], i.operand_size, pointer)
+    store_general(v, target.number, i.operand_size, pointer)
 
 
 # -------------------------------------------------------------------- system segments
@@ -146,7 +145,7 @@ def load_local_table(v: VirtualCpu, selector: int, vector: int = GENERAL_PROTECT
     error = selector & 0xFFFC
     if selector & 4:
         raise GuestFault(vector, error)
-    low, high = v.descriptor(selector, vector)
+    low, high = words(v.descriptor(selector, vector))
     if high & D_SEGMENT or high >> 8 & 15 != T_LDT:
         raise GuestFault(vector, error)
     if not high & D_PRESENT:
@@ -159,7 +158,7 @@ def load_task_register(v: VirtualCpu, selector: int) -> None:
     error = selector & 0xFFFC
     if error == 0 or selector & 4:
         raise GuestFault(GENERAL_PROTECTION, error)
-    low, high = v.descriptor(selector)
+    low, high = words(v.descriptor(selector))
     if high & D_SEGMENT or high >> 8 & 15 not in (T_TSS, T_TSS_16):
         raise GuestFault(GENERAL_PROTECTION, error)
     if not high & D_PRESENT:

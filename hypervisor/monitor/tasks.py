@@ -34,7 +34,7 @@ from hypervisor.monitor.segments import (
     load_data_segment,
     load_local_table,
 )
-from hypervisor.monitor.vcpu import Hidden, VirtualCpu, descriptor_base, descriptor_limit
+from hypervisor.monitor.vcpu import Hidden, VirtualCpu, descriptor_base, descriptor_limit, words
 
 JUMP, CALL, RETURN = range(3)
 
@@ -48,8 +48,8 @@ SEGMENT = 0x48
 LOCAL_TABLE = 0x60
 
 
-def inner_stack(v: VirtualCpu, level: int) -> tuple[int, int]:
-    """(SS, ESP) that the current TSS holds for a privilege level. Raises #TS if it lies beyond the TSS."""
+def inner_stack(v: VirtualCpu, level: int) -> int:
+    """SS << 32 | ESP that the current TSS holds for a privilege level. Raises #TS if it lies beyond the TSS."""
     tss = v.tr
     if not tss.high:
         raise GuestFault(INVALID_TSS, tss.selector & 0xFFFC)
@@ -58,8 +58,10 @@ def inner_stack(v: VirtualCpu, level: int) -> tuple[int, int]:
     if offset + (7 if wide else 3) > tss.limit:
         raise GuestFault(INVALID_TSS, tss.selector & 0xFFFC)
     if wide:
-        return v.load(tss.base + offset + 4, 2), v.load(tss.base + offset, 4)
-    return v.load(tss.base + offset + 2, 2), v.load(tss.base + offset, 2)
+        ss, esp = v.load(tss.base + offset + 4, 2), v.load(tss.base + offset, 4)
+    else:
+        ss, esp = v.load(tss.base + offset + 2, 2), v.load(tss.base + offset, 2)
+    return ss << 32 | esp
 
 
 def switch_back(v: VirtualCpu, following: int) -> None:
@@ -76,7 +78,7 @@ def target(v: VirtualCpu, selector: int, source: int) -> tuple[int, int, int]:
     error = selector & 0xFFFC
     if selector & 4 or error == 0:
         raise GuestFault(vector, error)
-    low, high = v.descriptor(selector, vector)
+    low, high = words(v.descriptor(selector, vector))
     busy = high >> 8 & T_BUSY != 0
     if high & D_SEGMENT or high >> 8 & 15 & ~T_BUSY != T_TSS or busy != (source == RETURN):
         raise GuestFault(vector, error)
@@ -100,7 +102,7 @@ def save(v: VirtualCpu, following: int, flags: int) -> None:
 
 
 def set_busy(v: VirtualCpu, selector: int, busy: bool) -> None:
-    _, high = v.descriptor(selector)
+    high = v.descriptor(selector) >> 32
     high = high | T_BUSY << 8 if busy else high & ~(T_BUSY << 8)
     v.store_descriptor_high(selector, high)
 
@@ -157,13 +159,13 @@ def load_segments(v: VirtualCpu, selectors: list[int], local: int) -> None:
     code = selectors[CS]
     if code & 0xFFFC == 0:
         raise GuestFault(INVALID_TSS, 0)
-    low, high = v.descriptor(code, INVALID_TSS)
+    low, high = words(v.descriptor(code, INVALID_TSS))
     dpl = high >> 13 & 3
     if not high & D_SEGMENT or not high & D_CODE or (dpl > v.cpl if high & D_CONFORMING else dpl != v.cpl):
         raise GuestFault(INVALID_TSS, code & 0xFFFC)
     if not high & D_PRESENT:
         raise GuestFault(SEGMENT_NOT_PRESENT, code & 0xFFFC)
-    ss_low, ss_high = check_stack_segment(v, selectors[SS], v.cpl, INVALID_TSS)
+    ss_low, ss_high = words(check_stack_segment(v, selectors[SS], v.cpl, INVALID_TSS))
     v.load_segment(SS, selectors[SS], ss_low, v.touch_descriptor(selectors[SS], ss_high))
     v.load_segment(CS, code, low, v.touch_descriptor(code, high))
     for n in (ES, DS, FS, GS):

@@ -29,6 +29,7 @@ from hypervisor.hardware.x86 import (
     ID,
     IF,
     IOPL,
+    MASK_32,
     NT,
     SS,
     TF,
@@ -37,9 +38,9 @@ from hypervisor.hardware.x86 import (
     VM,
 )
 from hypervisor.monitor import tasks
-from hypervisor.monitor.decode import Instruction, effective_address, is_memory
+from hypervisor.monitor.decode import Instruction, is_memory, operand_address
 from hypervisor.monitor.segments import check_stack_segment
-from hypervisor.monitor.vcpu import VirtualCpu, descriptor_limit
+from hypervisor.monitor.vcpu import VirtualCpu, descriptor_limit, words
 
 DONE = True
 """What a handler returns that has set EIP itself."""
@@ -48,6 +49,9 @@ T_CALL_16, T_TASK_GATE, T_CALL = 4, 5, 12
 TSS_TYPES = (1, 3, 9, 11)
 
 ARITHMETIC = 0x8D5
+ALWAYS = ARITHMETIC | TF | DF | NT | AC | ID
+"""Flags that anybody may change."""
+INTERRUPTS = IF
 
 
 class Stack:
@@ -60,9 +64,9 @@ class Stack:
         self.mask = mask
         self.user = user
 
-    @classmethod
-    def current(cls, v: VirtualCpu) -> Stack:
-        return cls(v, v.cpu.segment_base(SS), v.cpu.general(ESP), v.stack_mask, v.user)
+    @staticmethod
+    def current(v: VirtualCpu) -> Stack:
+        return Stack(v, v.cpu.segment_base(SS), v.cpu.general(ESP), v.get_stack_mask(), v.is_user())
 
     def push(self, size: int, value: int) -> None:
         self.offset = self.offset & ~self.mask | (self.offset - size) & self.mask
@@ -77,12 +81,13 @@ class Stack:
         self.offset = self.offset & ~self.mask | (self.offset + count) & self.mask
 
 
-def check_code(v: VirtualCpu, selector: int, cpl: int, rpl_counts: bool) -> tuple[int, int]:
+def check_code(v: VirtualCpu, selector: int, cpl: int, rpl_counts: bool) -> int:
     """The descriptor of a code segment for a transfer that stays at ``cpl``."""
     error = selector & 0xFFFC
     if error == 0:
         raise GuestFault(GENERAL_PROTECTION)
-    low, high = v.descriptor(selector)
+    descriptor = v.descriptor(selector)
+    high = descriptor >> 32
     if not high & D_SEGMENT or not high & D_CODE:
         raise GuestFault(GENERAL_PROTECTION, error)
     dpl = high >> 13 & 3
@@ -93,11 +98,12 @@ def check_code(v: VirtualCpu, selector: int, cpl: int, rpl_counts: bool) -> tupl
         raise GuestFault(GENERAL_PROTECTION, error)
     if not high & D_PRESENT:
         raise GuestFault(SEGMENT_NOT_PRESENT, error)
-    return low, high
+    return descriptor
 
 
-def enter(v: VirtualCpu, selector: int, low: int, high: int, eip: int) -> None:
+def enter(v: VirtualCpu, selector: int, descriptor: int, eip: int) -> None:
     """Load CS at the current privilege level and EIP."""
+    low, high = descriptor & MASK_32, descriptor >> 32
     if eip > descriptor_limit(low, high):
         raise GuestFault(GENERAL_PROTECTION)
     high = v.touch_descriptor(selector, high)
@@ -113,10 +119,10 @@ def real_mode_style(v: VirtualCpu, selector: int, eip: int) -> None:
 def far_target(v: VirtualCpu, i: Instruction) -> tuple[int, int]:
     """(selector, offset) of a far JMP or CALL, immediate or in memory."""
     if is_memory(i.operands[0]):
-        segment, offset = effective_address(v, i, i.operands[0])
-        target = v.load(v.linear(segment, offset), i.operand_size, v.user)
-        return v.load(v.linear(segment, offset + i.operand_size), 2, v.user), target
-    selector, target = (operand.imm & 0xFFFFFFFF for operand in i.operands)
+        at = operand_address(v, i, i.operands[0])
+        target = v.load(at, i.operand_size, v.user)
+        return v.load(at + i.operand_size, 2, v.user), target
+    selector, target = i.operands[0].value, i.operands[1].value
     return selector & 0xFFFF, target & (0xFFFF if i.operand_size == 2 else 0xFFFFFFFF)
 
 
@@ -124,7 +130,7 @@ def system_descriptor(v: VirtualCpu, selector: int) -> tuple[int, int] | None:
     """The descriptor of a gate or TSS, or None if the selector names a code or data segment."""
     if selector & 0xFFFC == 0:
         raise GuestFault(GENERAL_PROTECTION)
-    low, high = v.descriptor(selector)
+    low, high = words(v.descriptor(selector))
     return None if high & D_SEGMENT else (low, high)
 
 
@@ -143,8 +149,7 @@ def far_jump(v: VirtualCpu, i: Instruction) -> bool:
         return DONE
     system = system_descriptor(v, selector)
     if system is None:
-        low, high = check_code(v, selector, v.cpl, True)
-        enter(v, selector, low, high, target)
+        enter(v, selector, check_code(v, selector, v.cpl, True), target)
         return DONE
     low, high = system
     kind = high >> 8 & 15
@@ -156,8 +161,7 @@ def far_jump(v: VirtualCpu, i: Instruction) -> bool:
         check_gate(v, selector, high)
         code = low >> 16
         offset = low & 0xFFFF | (high & 0xFFFF0000 if kind == T_CALL else 0)
-        low, high = check_code(v, code, v.cpl, False)
-        enter(v, code, low, high, offset)
+        enter(v, code, check_code(v, code, v.cpl, False), offset)
     else:
         raise GuestFault(GENERAL_PROTECTION, selector & 0xFFFC)
     return DONE
@@ -167,7 +171,7 @@ def far_call(v: VirtualCpu, i: Instruction) -> bool:
     """CALL ptr16:32 and CALL m16:32."""
     selector, target = far_target(v, i)
     following = v.cpu.get_eip() + i.size & 0xFFFFFFFF
-    here = v.segment(CS)[0]
+    here = v.segment_selector(CS)
     stack = Stack.current(v)
     if v.virtual_8086:
         stack.push(i.operand_size, here)
@@ -177,10 +181,10 @@ def far_call(v: VirtualCpu, i: Instruction) -> bool:
         return DONE
     system = system_descriptor(v, selector)
     if system is None:
-        low, high = check_code(v, selector, v.cpl, True)
+        descriptor = check_code(v, selector, v.cpl, True)
         stack.push(i.operand_size, here)
         stack.push(i.operand_size, following)
-        enter(v, selector, low, high, target)
+        enter(v, selector, descriptor, target)
         v.set_stack(stack.offset)
         return DONE
     low, high = system
@@ -205,7 +209,8 @@ def call_gate(v: VirtualCpu, gate_low: int, gate_high: int, here: int, following
     target = gate_low & 0xFFFF | (gate_high & 0xFFFF0000 if wide else 0)
     if code & 0xFFFC == 0:
         raise GuestFault(GENERAL_PROTECTION)
-    low, high = v.descriptor(code)
+    descriptor = v.descriptor(code)
+    low, high = words(descriptor)
     dpl = high >> 13 & 3
     if not high & D_SEGMENT or not high & D_CODE or dpl > v.cpl:
         raise GuestFault(GENERAL_PROTECTION, code & 0xFFFC)
@@ -215,15 +220,15 @@ def call_gate(v: VirtualCpu, gate_low: int, gate_high: int, here: int, following
     if high & D_CONFORMING or dpl == v.cpl:
         old.push(size, here)
         old.push(size, following)
-        enter(v, code, low, high, target)
+        enter(v, code, descriptor, target)
         v.set_stack(old.offset)
         return
-    ss, esp = tasks.inner_stack(v, dpl)
-    ss_low, ss_high = check_stack_segment(v, ss, dpl, INVALID_TSS)
+    esp, ss = words(tasks.inner_stack(v, dpl))
+    ss_low, ss_high = words(check_stack_segment(v, ss, dpl, INVALID_TSS))
     parameters = [old.pop(size) for _ in range(gate_high & 31)]
     mask = 0xFFFFFFFF if ss_high & D_BIG else 0xFFFF
     new = Stack(v, stack_base(ss_low, ss_high), esp, mask, dpl == 3)
-    new.push(size, v.segment(SS)[0])
+    new.push(size, v.segment_selector(SS))
     new.push(size, v.cpu.general(ESP))
     for parameter in reversed(parameters):
         new.push(size, parameter)
@@ -241,12 +246,12 @@ def call_gate(v: VirtualCpu, gate_low: int, gate_high: int, here: int, following
 
 
 def stack_base(low: int, high: int) -> int:
-    return low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000
+    return low >> 16 | (high & 0xFF) << 16 | high & ~0xFFFFFF
 
 
 def far_return(v: VirtualCpu, i: Instruction) -> bool:
     """RETF and RETF imm16."""
-    release = i.operands[0].imm & 0xFFFF if i.operands else 0
+    release = i.operands[0].value & 0xFFFF if i.operands else 0
     stack = Stack.current(v)
     eip = stack.pop(i.operand_size)
     selector = stack.pop(i.operand_size) & 0xFFFF
@@ -263,15 +268,15 @@ def interrupt_return(v: VirtualCpu, i: Instruction) -> bool:
     """IRET in all its forms: same level, outer level, to virtual-8086 mode, to the previous task."""
     size = i.operand_size
     stack = Stack.current(v)
-    if v.virtual_8086:
-        if v.iopl != 3:
+    if v.in_virtual_8086():
+        if v.get_iopl() != 3:
             raise GuestFault(GENERAL_PROTECTION)
         eip, selector, flags = stack.pop(size), stack.pop(size) & 0xFFFF, stack.pop(size)
-        set_flags(v, flags, size, changes=ARITHMETIC | TF | DF | NT | AC | ID | IF)
+        set_flags(v, flags, size, changes=ALWAYS | IF)
         v.set_stack(stack.offset)
         real_mode_style(v, selector, eip)
         return DONE
-    if v.eflags & NT:
+    if v.get_eflags() & NT:
         tasks.switch_back(v, v.cpu.get_eip() + i.size)
         return DONE
     eip = stack.pop(size)
@@ -288,7 +293,7 @@ def set_flags(v: VirtualCpu, flags: int, size: int, changes: int) -> None:
     """Let a popped image of FLAGS change the bits ``changes`` of EFLAGS."""
     if size == 2:
         changes &= 0xFFFF
-    v.eflags = v.eflags & ~changes | flags & changes
+    v.set_eflags(v.get_eflags() & ~changes | flags & changes)
 
 
 def return_to(
@@ -298,7 +303,8 @@ def return_to(
     error = selector & 0xFFFC
     if error == 0:
         raise GuestFault(GENERAL_PROTECTION)
-    low, high = v.descriptor(selector)
+    descriptor = v.descriptor(selector)
+    low, high = descriptor & MASK_32, descriptor >> 32
     rpl = selector & 3
     dpl = high >> 13 & 3
     is_code = high & D_SEGMENT and high & D_CODE
@@ -306,28 +312,26 @@ def return_to(
         raise GuestFault(GENERAL_PROTECTION, error)
     if not high & D_PRESENT:
         raise GuestFault(SEGMENT_NOT_PRESENT, error)
-    changes = ARITHMETIC | TF | DF | NT | AC | ID
+    changes = ALWAYS
     if v.cpl == 0:
         changes |= IOPL | VIF | VIP
-    if v.cpl <= v.iopl:
-        changes |= IF
+    if v.cpl <= v.get_iopl():
+        changes |= INTERRUPTS
     if rpl == v.cpl:
-        if eip > descriptor_limit(low, high):
-            raise GuestFault(GENERAL_PROTECTION)
-        enter(v, selector, low, high, eip)
+        enter(v, selector, descriptor, eip)
         v.set_stack(stack.offset)
     else:
         esp = stack.pop(size)
         ss = stack.pop(size) & 0xFFFF
-        ss_low, ss_high = check_stack_segment(v, ss, rpl)
+        ss_descriptor = check_stack_segment(v, ss, rpl)
         if eip > descriptor_limit(low, high):
             raise GuestFault(GENERAL_PROTECTION)
-        ss_high = v.touch_descriptor(ss, ss_high)
+        ss_high = v.touch_descriptor(ss, ss_descriptor >> 32)
         high = v.touch_descriptor(selector, high)
         v.cpl = rpl
-        v.load_segment(SS, ss, ss_low, ss_high)
+        v.load_segment(SS, ss, ss_descriptor & MASK_32, ss_high)
         v.load_segment(CS, selector, low, high)
-        mask = v.stack_mask
+        mask = v.get_stack_mask()
         v.cpu.set_general(ESP, esp if mask != 0xFFFF else v.cpu.general(ESP) & ~mask | esp & mask)
         v.set_stack(v.cpu.general(ESP) + release)
         v.cpu.set_eip(eip)
@@ -339,7 +343,7 @@ def return_to(
 def drop_inner_segments(v: VirtualCpu) -> None:
     """Data segments of an inner level become null on the way out (SDM 2, RET)."""
     for index in (ES, DS, FS, GS):
-        _, _, _, high = v.segment(index)
+        high = v.segment_high(index)
         conforming = high & D_CODE and high & D_CONFORMING
         if high & D_SEGMENT and high >> 13 & 3 < v.cpl and not conforming:
             v.cpu.set_segment(index, 0, 0, 0, 0)

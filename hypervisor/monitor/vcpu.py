@@ -29,6 +29,7 @@ from hypervisor.hardware.x86 import (
     ID,
     IF,
     IOPL,
+    MASK_32,
     NT,
     SS,
     TF,
@@ -49,8 +50,13 @@ REAL_IF = IF | 2
 NEVER = -1
 
 
+def words(descriptor: int) -> tuple[int, int]:
+    """The two words of a descriptor, as the manuals draw it."""
+    return descriptor & 0xFFFFFFFF, descriptor >> 32
+
+
 def descriptor_base(low: int, high: int) -> int:
-    return low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000
+    return low >> 16 | (high & 0xFF) << 16 | high & ~0xFFFFFF
 
 
 def descriptor_limit(low: int, high: int) -> int:
@@ -95,7 +101,7 @@ class VirtualCpu:
         self.cpu = cpu
         self.memory = memory
         self.paging = paging
-        self.rings = [real_ring(cpl) for cpl in range(4)]
+        self.rings = bytes(real_ring(cpl) for cpl in range(4))
         self.cpl = 0
         self.flags = 0
         """The VIRTUAL bits of EFLAGS."""
@@ -119,19 +125,19 @@ class VirtualCpu:
 
     # ---------------------------------------------------------------- flags
 
-    @property
-    def eflags(self) -> int:
-        """EFLAGS as the guest believes them to be."""
+    def get_eflags(self) -> int:
         return self.cpu.get_eflags() & NATIVE | self.flags | 2
 
-    @eflags.setter
-    def eflags(self, value: int) -> None:
+    def set_eflags(self, value: int) -> None:
         self.flags = value & VIRTUAL
         self.cpu.set_eflags(value & NATIVE | REAL_IF)
 
-    @property
-    def iopl(self) -> int:
+    eflags = property(get_eflags, set_eflags, doc="EFLAGS as the guest believes them to be.")
+
+    def get_iopl(self) -> int:
         return self.flags >> 12 & 3
+
+    iopl = property(get_iopl)
 
     def interrupts_on(self) -> bool:
         """Is IF set?"""
@@ -148,9 +154,10 @@ class VirtualCpu:
         else:
             self.flags &= ~0x200
 
-    @property
-    def virtual_8086(self) -> bool:
+    def in_virtual_8086(self) -> bool:
         return self.cpu.get_eflags() & VM != 0
+
+    virtual_8086 = property(in_virtual_8086)
 
     def shadowed(self) -> bool:
         """Are interrupts held back until one more instruction has run?"""
@@ -175,17 +182,29 @@ class VirtualCpu:
     def segment(self, index: int) -> tuple[int, int, int, int]:
         """(selector, base, limit, second word of the descriptor) of a segment register, in the guest's terms."""
         cpu = self.cpu
-        selector = cpu.selector(index)
-        high = cpu.segment_flags(index)
-        if not cpu.get_eflags() & VM:
-            if index in (CS, SS):
-                selector = selector & ~3 | self.cpl
-            if high & D_SEGMENT:
-                # A descriptor of DPL 0 is loaded with the kernel's real ring; AVL tells it from a true DPL 1.
-                if high >> 13 & 3 == self.rings[0] and not high & D_AVL:
-                    high &= ~(3 << 13)
-                high &= ~D_AVL
-        return selector, cpu.segment_base(index), cpu.segment_limit(index), high
+        return (
+            self.segment_selector(index),
+            cpu.segment_base(index),
+            cpu.segment_limit(index),
+            self.segment_high(index),
+        )
+
+    def segment_selector(self, index: int) -> int:
+        """Selector of a segment register; that of CS and SS has the guest's CPL."""
+        selector = self.cpu.selector(index)
+        if index in (CS, SS) and not self.cpu.get_eflags() & VM:
+            selector = selector & ~3 | self.cpl
+        return selector
+
+    def segment_high(self, index: int) -> int:
+        """Second word of the descriptor in a segment register, in the guest's terms."""
+        high = self.cpu.segment_flags(index)
+        if high & D_SEGMENT and not self.cpu.get_eflags() & VM:
+            # A descriptor of DPL 0 is loaded with the kernel's real ring; AVL tells it from a true DPL 1.
+            if high >> 13 & 3 == self.rings[0] and not high & D_AVL:
+                high &= ~(3 << 13)
+            high &= ~D_AVL
+        return high
 
     def set_segment(self, index: int, selector: int, base: int, limit: int, high: int) -> None:
         """Load a segment register. For SS in protected mode, ``cpl`` must be up to date before."""
@@ -198,39 +217,39 @@ class VirtualCpu:
                     high |= D_AVL
             if index in (CS, SS):
                 selector = selector & ~3 | self.rings[self.cpl]
-        self.cpu.set_segment(index, selector, base, limit, high & 0xFFFFFF00)
+        self.cpu.set_segment(index, selector, base, limit, high & ~0xFF)
 
     def load_segment(self, index: int, selector: int, low: int, high: int) -> None:
         """Load a segment register from a descriptor that was checked."""
         self.set_segment(index, selector, descriptor_base(low, high), descriptor_limit(low, high), high)
 
     def linear(self, index: int, offset: int) -> int:
-        return self.cpu.segment_base(index) + offset & 0xFFFFFFFF
+        return self.cpu.segment_base(index) + offset & MASK_32
 
     # ---------------------------------------------------------------- stack
 
-    @property
-    def stack_mask(self) -> int:
-        """0xffffffff or 0xffff, by the B bit of SS."""
-        return 0xFFFFFFFF if self.cpu.segment_flags(SS) & D_BIG else 0xFFFF
+    def get_stack_mask(self) -> int:
+        return MASK_32 if self.cpu.segment_flags(SS) & D_BIG else 0xFFFF
+
+    stack_mask = property(get_stack_mask, doc="0xffffffff or 0xffff, by the B bit of SS.")
 
     def set_stack(self, offset: int) -> None:
         """ESP or SP := offset."""
-        mask = self.stack_mask
+        mask = self.get_stack_mask()
         self.cpu.set_general(ESP, self.cpu.general(ESP) & ~mask | offset & mask)
 
     # ---------------------------------------------------------------- memory, as the guest sees it
 
     def load(self, gva: int, size: int, user: bool = False) -> int:
         """Load 1, 2 or 4 bytes at a linear address. Raises GuestFault like a load instruction."""
-        value = self.memory.load_virtual(self.paging.root, gva & 0xFFFFFFFF, size, user)
+        value = self.memory.load_virtual(self.paging.root, gva & MASK_32, size, user)
         if value >= 0:
             return value
         return int.from_bytes(self.read(gva, size, user), "little")
 
     def store(self, gva: int, size: int, value: int, user: bool = False) -> None:
         """Store 1, 2 or 4 bytes at a linear address. Raises GuestFault like a store instruction."""
-        if not self.memory.store_virtual(self.paging.root, gva & 0xFFFFFFFF, size, value & 0xFFFFFFFF, user):
+        if not self.memory.store_virtual(self.paging.root, gva & MASK_32, size, value & MASK_32, user):
             self.write(gva, (value & 0xFFFFFFFF).to_bytes(4, "little")[:size], user)
 
     def read(self, gva: int, size: int, user: bool = False) -> bytes:
@@ -260,15 +279,15 @@ class VirtualCpu:
                 self.memory.write(hpa, piece)
         self.paging.settle()
 
-    @property
-    def user(self) -> bool:
-        """Do the guest's own accesses count as user accesses?"""
+    def is_user(self) -> bool:
         return self.cpl == 3
+
+    user = property(is_user, doc="Do the guest's own accesses count as user accesses?")
 
     # ---------------------------------------------------------------- descriptors
 
-    def descriptor(self, selector: int, vector: int = GENERAL_PROTECTION) -> tuple[int, int]:
-        """The two words of a descriptor in the guest's GDT or LDT.
+    def descriptor(self, selector: int, vector: int = GENERAL_PROTECTION) -> int:
+        """The eight bytes of a descriptor in the guest's GDT or LDT.
 
         Raises GuestFault(``vector``, selector) if it lies beyond the table's limit.
         """
@@ -281,7 +300,8 @@ class VirtualCpu:
         offset = selector & 0xFFF8
         if offset + 7 > limit:
             raise GuestFault(vector, selector & 0xFFFC)
-        return self.load(base + offset, 4), self.load(base + offset + 4, 4)
+        low, high = self.load(base + offset, 4), self.load(base + offset + 4, 4)
+        return high << 32 | low
 
     def touch_descriptor(self, selector: int, high: int) -> int:
         """Set the Accessed bit of a descriptor in memory, as loading it does; returns the new second word."""
