@@ -11,7 +11,7 @@ The CPU sets Accessed and Dirty in these entries itself. A Dirty bit that is los
 replaced is noted in the memory's dirty map first.
 """
 
-from libc.stdint cimport uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc, free
 
 from hypervisor.ext.memory cimport PhysicalMemory
@@ -112,6 +112,18 @@ cdef class Mappings:
                 changed += 1
             number = self.following[number]
         return changed
+
+    def forbid_stores(self, const uint8_t[::1] frames not None):
+        """Take the right to store from every entry that maps a frame whose byte in ``frames`` is not 0.
+
+        The TLB has to be flushed after that.
+        """
+        cdef Py_ssize_t frame
+        if frames.shape[0] != <Py_ssize_t>(self.memory.ram_size >> 12):
+            raise ValueError(f"{frames.shape[0]} marks for {self.memory.ram_size >> 12} frames")
+        for frame in range(frames.shape[0]):
+            if frames[frame] and self.heads[frame]:
+                self.rewrite(<uint32_t>frame, WRITABLE, 0)
 
     cpdef uint32_t keep_justified(self, uint64_t table, uint64_t guest_table, uint32_t rights,
                                   bint write_protect) except? 0xdeadbeef:

@@ -34,6 +34,33 @@ cdef enum:
     MONITOR = 16 << 20
     PAGE = 4096
 
+cdef extern from "<sched.h>":
+    pass
+
+cdef extern from *:
+    """
+    /* The states of a frame: 0, 1 protected, 2 being copied. Two threads may want to copy it: the guest's,
+       which is about to store to it, and the one that saves it. One does, the other waits that long. */
+    static int claim(unsigned char *state)
+    {
+        for (;;) {
+            unsigned char found = 1;
+            if (__atomic_compare_exchange_n(state, &found, 2, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE))
+                return 1;
+            if (!found)
+                return 0;
+            sched_yield();
+        }
+    }
+
+    static void settle(unsigned char *state)
+    {
+        __atomic_store_n(state, 0, __ATOMIC_RELEASE);
+    }
+    """
+    bint claim(uint8_t *state) nogil
+    void settle(uint8_t *state) nogil
+
 cdef uint64_t ADDRESS = 0x000ffffffffff000
 cdef enum:
     PRESENT = 1
@@ -50,6 +77,9 @@ cdef class PhysicalMemory:
 
     Stores into guest RAM that are made here, by the monitor, are noted frame by frame in a *dirty map*;
     what the guest itself stores to is found in the shadow tables (see paging/dirty.py).
+
+    Frames may be *protected*: what they hold is kept elsewhere before anything is stored to them (see
+    paging/copy_on_write.py).
     """
 
     def __cinit__(self, uint64_t ram_size):
@@ -76,9 +106,13 @@ cdef class PhysicalMemory:
         self.dirty = <uint8_t *>calloc(ram_size >> 12, 1)
         if self.dirty == NULL:
             raise HostError(f"no memory for the dirty map of {ram_size >> 20} MiB")
+        self.guarded = <uint8_t *>calloc(ram_size >> 12, 1)
+        if self.guarded == NULL:
+            raise HostError(f"no memory for the map of protected frames of {ram_size >> 20} MiB")
 
     def __dealloc__(self):
         free(self.dirty)
+        free(self.guarded)
         if self.monitor_base != NULL:
             munmap(self.monitor_base, MONITOR)
         if self.ram_base != NULL:
@@ -113,11 +147,13 @@ cdef class PhysicalMemory:
         cdef uint64_t frame
         if hpa >= MONITOR and size:
             for frame in range((hpa - MONITOR) >> 12, ((hpa - MONITOR + size - 1) >> 12) + 1):
+                if self.guarded[frame]:
+                    self.keep(frame)
                 self.dirty[frame] = 1
         return address
 
     def mark_dirty(self, uint64_t gpa, uint64_t size):
-        """Somebody stores to guest RAM through ``ram_view``."""
+        """Somebody is about to store to guest RAM through ``ram_view``."""
         self.target(MONITOR + gpa, size)
 
     def take_dirty(self):
@@ -126,6 +162,58 @@ cdef class PhysicalMemory:
         taken = bytearray((<char *>self.dirty)[:frames])
         memset(self.dirty, 0, frames)
         return taken
+
+    # ---------------------------------------------------------------- protected frames
+
+    def protect(self, const uint8_t[::1] frames not None, uint8_t[::1] kept not None):
+        """From now on, the frames whose byte in ``frames`` is not 0 are protected.
+
+        What they hold goes into ``kept``, which is as long as RAM, at the latest when something is about to be
+        stored to them. No shadow entry may allow a store to them any more when the guest runs again.
+        """
+        cdef Py_ssize_t i, count = self.ram_size >> 12
+        if frames.shape[0] != count or kept.shape[0] != <Py_ssize_t>self.ram_size:
+            raise ValueError(f"{frames.shape[0]} marks and {kept.shape[0]} bytes for {count} frames")
+        if self.kept is not None:
+            raise ValueError("frames are protected already")
+        self.kept = kept
+        self.kept_base = &kept[0]
+        for i in range(count):
+            self.guarded[i] = 1 if frames[i] else 0
+
+    def unprotect(self):
+        """No frame is protected any more; ``kept`` is let go of."""
+        memset(self.guarded, 0, self.ram_size >> 12)
+        self.kept = None
+        self.kept_base = NULL
+
+    def keep_frames(self, uint64_t first, uint64_t count):
+        """Copy those of ``count`` frames that are protected, and let them be stored to; from any thread."""
+        cdef uint64_t frame
+        if first > self.ram_size >> 12 or count > (self.ram_size >> 12) - first:
+            raise ValueError(f"{count} frames from {first} on are not in RAM")
+        if self.kept is not None:
+            kept = self.kept  # as long as we copy
+            with nogil:
+                for frame in range(first, first + count):
+                    self.keep(frame)
+
+    cpdef bint protected(self, uint64_t frame) except? -1:
+        """Is this frame protected, so that no shadow entry may allow a store to it?"""
+        return frame < self.ram_size >> 12 and self.guarded[frame]
+
+    cpdef int about_to_store(self, uint64_t frame) except -1:
+        """The guest is about to get an entry through which it can store to this frame."""
+        if frame < self.ram_size >> 12:
+            self.keep(frame)
+        return 0
+
+    cdef void keep(self, uint64_t frame) noexcept nogil:
+        if self.guarded[frame] and claim(&self.guarded[frame]):
+            memcpy(self.kept_base + frame * PAGE, self.ram_base + frame * PAGE, PAGE)
+            settle(&self.guarded[frame])
+
+    # ---------------------------------------------------------------- loads and stores
 
     cpdef uint32_t load8(self, uint64_t hpa) except? 0xdeadbeef:
         return self.at(hpa, 1)[0]

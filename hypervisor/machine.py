@@ -419,8 +419,8 @@ class VirtualMachine(Inspection):
                 f"the snapshot has {len(snapshot.ram)} bytes of RAM, this machine {len(self.ram)}"
             )
         self._check_fit(snapshot.state)
-        self.ram[:] = snapshot.ram
         self.memory.mark_dirty(0, len(self.ram))
+        self.ram[:] = snapshot.ram
         self.restore(snapshot.state)
 
     def digest(self) -> str:

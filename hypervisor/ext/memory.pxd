@@ -5,11 +5,17 @@ cdef class PhysicalMemory:
     cdef uint8_t *monitor_base
     cdef uint8_t *ram_base
     cdef uint8_t *dirty
+    cdef uint8_t *guarded
+    cdef uint8_t *kept_base
+    cdef object kept
     cdef readonly uint64_t ram_size
     cdef readonly uint64_t limit
     cdef int ram_fd
     cdef uint8_t *at(self, uint64_t hpa, uint64_t size) except NULL
     cdef uint8_t *target(self, uint64_t hpa, uint64_t size) except NULL
+    cpdef bint protected(self, uint64_t frame) except? -1
+    cpdef int about_to_store(self, uint64_t frame) except -1
+    cdef void keep(self, uint64_t frame) noexcept nogil
     cdef uint64_t *shadow_slot(self, uint64_t root, uint32_t gva)
     cpdef uint32_t load8(self, uint64_t hpa) except? 0xdeadbeef
     cpdef uint32_t load16(self, uint64_t hpa) except? 0xdeadbeef

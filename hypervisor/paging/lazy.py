@@ -83,6 +83,10 @@ class LazyShadow(ShadowPaging):
     def rewrite(self, frame: int, clear: int, bits: int) -> int:
         return self.memory.rewrite_mappings(self.root, RAM_BASE + (frame << 12), clear, bits)
 
+    def forbid_stores(self, frames: bytes | bytearray) -> None:
+        # There is no map from frames to entries: forget all of them.
+        self.drop()
+
     def release(self, frame: int, eip: int) -> bool:
         """Never asked: this form traces no frames."""
         return True

@@ -38,6 +38,7 @@ cdef class ShadowPaging:
     cpdef long long code_at(self, long long gva) except? -2
     @cython.locals(old=uint64_t)
     cpdef fill(self, uint64_t slot, uint64_t entry, Translation page, bint write, bint fetch)
+    cpdef bint unwatched(self, uint32_t frame) except? -1
     cpdef make_data(self, uint32_t frame)
     cpdef settle(self)
     cpdef return_loans(self)

@@ -18,7 +18,8 @@ construction, through aliases and from devices too. A store into the very page t
 itself is in could go back and forth for ever; such an instruction is *lent* the page, writable, for one
 step. The same loan serves stores to addresses without memory, which go into a sink for one instruction.
 
-Data that is at the same time a page table of the guest may be *traced*, and is then read-only like code.
+Data that is at the same time a page table of the guest may be *traced*, and is then read-only like code. And
+any frame may be *protected* (see ``copy_on_write``): read-only until what it holds has been kept.
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ class ShadowPaging:
         """In every entry that maps this guest frame: clear and set bits; returns how many changed."""
         raise NotImplementedError
 
+    def forbid_stores(self, frames: bytes | bytearray) -> None:
+        """No entry that maps a frame whose byte in ``frames`` is not 0 allows a store to it any more."""
+        raise NotImplementedError
+
     def release(self, frame: int, eip: int) -> bool:
         """The instruction at ``eip`` stores to a traced frame: stop tracing it, if that helps.
 
@@ -128,6 +133,8 @@ class ShadowPaging:
             return
         entry = hpa | PRESENT | (USER if page.user else 0)
         frame = page.gpa >> 12
+        if write:
+            self.memory.about_to_store(frame)
         if fetch:
             slot = self.slot(gva, page.large)
             self.make_code(frame)
@@ -189,7 +196,7 @@ class ShadowPaging:
                     entry |= NX
             else:
                 entry |= NX
-                if both & WRITABLE and lower & DIRTY and not self.traced[lower >> 12]:
+                if both & WRITABLE and lower & DIRTY and self.unwatched(lower >> 12):
                     entry |= WRITABLE
             self.put(slot + 8 * n, entry)
 
@@ -202,7 +209,7 @@ class ShadowPaging:
         """Write a last-level entry for RAM: as much as the guest's tables and the frame's use allow."""
         if not fetch:
             entry |= NX
-        if not self.code[page.gpa >> 12] and not self.traced[page.gpa >> 12]:
+        if not self.code[page.gpa >> 12] and self.unwatched(page.gpa >> 12):
             if page.writable and page.dirty:
                 entry |= WRITABLE
             elif write:
@@ -213,6 +220,10 @@ class ShadowPaging:
         self.put(slot, entry)
         if old & PRESENT and old & ~entry & (WRITABLE | USER):
             self.cpu.flush_tlb()
+
+    def unwatched(self, frame: int) -> bool:
+        """May a frame of data be stored to without anyone noticing?"""
+        return not self.traced[frame] and not self.memory.protected(frame)
 
     def fill_hole(self, gva: int, slot: int, write: bool, user: bool) -> None:
         entry = ONES | PRESENT | (USER if user else 0)
@@ -347,6 +358,7 @@ class ShadowPaging:
             return NOWHERE
         frame = page.gpa >> 12
         if write:
+            self.memory.about_to_store(frame)
             self.make_data(frame)
             if self.traced[frame]:
                 # Not filled: then nothing is certain to use this table before the caller has stored.
@@ -365,7 +377,7 @@ class ShadowPaging:
             self.cpu.flush_tlb()
 
     def about_to_write(self, gpa: int, size: int) -> None:
-        """Somebody has stored, or will before the guest runs, to guest RAM through ``ram_view``."""
+        """Somebody will store to guest RAM through ``ram_view`` before the guest runs."""
         self.memory.mark_dirty(gpa, size)
         for frame in range(gpa >> 12, (gpa + size + 4095) >> 12):
             self.make_data(frame)

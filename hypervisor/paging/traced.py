@@ -279,6 +279,10 @@ class TracedShadow(ShadowPaging):
     def rewrite(self, frame: int, clear: int, bits: int) -> int:
         return self.mappings.rewrite(frame, clear, bits)
 
+    def forbid_stores(self, frames: bytes | bytearray) -> None:
+        self.mappings.forbid_stores(frames)
+        self.cpu.flush_tlb()
+
     def collect_dirty(self) -> None:
         self.mappings.collect_dirty()
         self.cpu.flush_tlb()
