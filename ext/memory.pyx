@@ -12,7 +12,7 @@ walk PAE tables (Intel SDM 3A, 4.4) as the CPU itself does; they are the monitor
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.string cimport memcpy, memset
-from libc.errno cimport errno
+from libc.errno cimport ENXIO, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
 import mmap
@@ -124,6 +124,25 @@ cdef class PhysicalMemory:
     def file(self):
         """The file descriptor of guest RAM (a memfd), owned by this object."""
         return self.ram_fd
+
+    def present(self):
+        """A byte for each frame of guest RAM: 0 where nobody has ever looked or written, so it is all zero.
+
+        The kernel knows (lseek(2), SEEK_DATA), and asking it makes it provide nothing.
+        """
+        frames = bytearray(self.ram_size // PAGE)
+        end, at = self.ram_size, 0
+        while at < end:
+            try:
+                at = os.lseek(self.ram_fd, at, os.SEEK_DATA)
+                hole = os.lseek(self.ram_fd, at, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == ENXIO:
+                    break  # nothing but a hole up to the end
+                raise
+            frames[at // PAGE : hole // PAGE] = b"\1" * (hole // PAGE - at // PAGE)
+            at = hole
+        return bytes(frames)
 
     def ram_view(self):
         """A writable memoryview of guest RAM, indexed by guest-physical address."""

@@ -10,8 +10,11 @@ it is used, and ``decode`` writes nothing until the whole chunk has passed.
 """
 
 from cpython.array cimport array, clone
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memmove, memset
+
+from collections import namedtuple
 
 from hypervisor.errors import StateError
 
@@ -76,14 +79,20 @@ cdef enum:
     MODE_ZERO = 0
     MODE_RAW = 1
     MODE_DELTA = 2
-    MODE_COMPRESSED = 3
+    MODE_COPY = 3
+    LONGEST_RUN = 0xffff
+    WORD = 8           # unit of a delta
+    RUN = 4            # of a delta: words to skip, words that follow
 
 PAGE_SIZE = PAGE
 ZERO = MODE_ZERO
 RAW = MODE_RAW
 DELTA = MODE_DELTA
-COMPRESSED = MODE_COMPRESSED
+COPY = MODE_COPY
 IMPLEMENTATION = "compiled"
+
+Contents = namedtuple("Contents", "zero raw delta copied first last")
+Encoded = namedtuple("Encoded", "next start length zero raw delta copied unchanged skipped")
 
 # ---------------------------------------------------------------------------------------- CRC-32C
 
@@ -189,9 +198,9 @@ cdef inline uint64_t _round(uint64_t lane, uint64_t value) noexcept nogil:
 cdef array _NO_HASHES = array("Q")
 
 
-cdef uint64_t _hash_page(const uint8_t *p) noexcept nogil:
+cdef uint64_t _hash_page(const uint8_t *p, uint64_t seed) noexcept nogil:
     # A page is a multiple of 32 bytes, so XXH64's handling of a shorter tail is not needed.
-    cdef uint64_t a = P1 + P2, b = P2, c = 0, d = <uint64_t>0 - P1, h
+    cdef uint64_t a = seed + P1 + P2, b = seed + P2, c = seed, d = seed - P1, h
     cdef const uint8_t *end = p + PAGE
     while p < end:
         a = _round(a, load64(p))
@@ -210,14 +219,14 @@ cdef uint64_t _hash_page(const uint8_t *p) noexcept nogil:
     return h ^ (h >> 32)
 
 
-def page_hashes(const uint8_t[::1] ram not None, const uint32_t[::1] numbers not None):
+def page_hashes(const uint8_t[::1] ram not None, const uint32_t[::1] numbers not None, uint64_t seed=0):
     cdef Py_ssize_t count = numbers.shape[0], i
     cdef array hashes = clone(_NO_HASHES, count, zero=False)
     cdef uint64_t *out = <uint64_t *>hashes.data.as_voidptr
     _check_numbers(ram.shape[0], numbers)
     with nogil:
         for i in range(count):
-            out[i] = _hash_page(&ram[<Py_ssize_t>numbers[i] * PAGE])
+            out[i] = _hash_page(&ram[<Py_ssize_t>numbers[i] * PAGE], seed)
     return hashes
 
 
@@ -284,33 +293,269 @@ cdef inline uint32_t _get16(const uint8_t *p) noexcept nogil:
     return p[0] | (<uint32_t>p[1] << 8)
 
 
+cdef inline void _put16(uint8_t *p, uint32_t value) noexcept nogil:
+    p[0] = value & 255
+    p[1] = (value >> 8) & 255
+
+
 def bound(Py_ssize_t count):
     return HEAD + count * (ENTRY + PAGE)
 
 
-def encode(const uint8_t[::1] ram not None, const uint32_t[::1] numbers not None, uint8_t[::1] out not None):
-    cdef Py_ssize_t count = numbers.shape[0], i
-    cdef size_t used = HEAD + count * ENTRY
-    cdef uint8_t *entry
-    cdef const uint8_t *page
-    if out.shape[0] < HEAD + count * (ENTRY + PAGE):
-        raise ValueError(f"a chunk of {count} pages needs room for {bound(count)} bytes")
-    _check_numbers(ram.shape[0], numbers)
-    with nogil:
-        entry = &out[HEAD]
-        for i in range(count):
-            page = &ram[<Py_ssize_t>numbers[i] * PAGE]
-            _put32(entry, numbers[i])
-            if _is_zero(page):
-                _put32(entry + 4, MODE_ZERO)
+cdef size_t _delta(const uint8_t *new, const uint8_t *old, uint8_t *out) noexcept nogil:
+    """The runs that make ``new`` of ``old``; returns their length, PAGE if they are no shorter than that."""
+    cdef size_t used = 0, at = 0, begin, length
+    cdef uint64_t a, b
+    while True:
+        begin = at
+        while at < PAGE:
+            memcpy(&a, new + at, WORD)
+            memcpy(&b, old + at, WORD)
+            if a != b:
+                break
+            at += WORD
+        if at == PAGE:
+            return used
+        length = at
+        while at < PAGE:
+            memcpy(&a, new + at, WORD)
+            memcpy(&b, old + at, WORD)
+            if a == b:
+                break
+            at += WORD
+        if used + RUN + at - length >= PAGE:
+            return PAGE
+        _put16(out + used, (length - begin) // WORD)
+        _put16(out + used + 2, (at - length) // WORD)
+        memcpy(out + used + RUN, new + length, at - length)
+        used += RUN + at - length
+
+
+cdef bint _delta_fits(const uint8_t *data, size_t size) noexcept nogil:
+    """Do these runs stay within a page, and within their ``size`` bytes?"""
+    cdef size_t used = 0, at = 0, count
+    while used < size:
+        if size - used < RUN:
+            return False
+        count = _get16(data + used + 2)
+        at += _get16(data + used) + count
+        used += RUN + count * WORD
+        if count == 0 or at > PAGE // WORD or used > size:
+            return False
+    return True
+
+
+cdef void _apply(const uint8_t *data, size_t size, uint8_t *page) noexcept nogil:
+    cdef size_t used = 0, at = 0, count
+    while used < size:
+        at += _get16(data + used) * WORD
+        count = _get16(data + used + 2) * WORD
+        memcpy(page + at, data + used + RUN, count)
+        at += count
+        used += RUN + count
+
+
+cdef struct Tally:
+    size_t next
+    size_t used          # of the data
+    uint32_t entries
+    uint64_t zero, raw, delta, copied, unchanged, skipped
+
+
+cdef class Encoder:
+    cdef const uint8_t[::1] ram
+    cdef size_t pages
+    cdef uint64_t seed
+    cdef size_t slots            # versions that are kept: a ring, the oldest goes first
+    cdef size_t turn
+    cdef uint8_t *versions
+    cdef int32_t *slot_of        # of each page, -1 if its version is not kept
+    cdef int32_t *owner          # of each slot, -1 if it is free
+    cdef uint64_t *hash_of       # of each page as it was sent, 0 if it is not known
+    cdef uint32_t *table         # by the low bits of a hash: number of a page with it, plus one
+    cdef uint64_t mask
+
+    def __cinit__(self, const uint8_t[::1] ram not None, size_t versions=0, uint64_t seed=0):
+        cdef size_t i
+        self.ram = ram
+        self.pages = ram.shape[0] // PAGE
+        self.seed = seed
+        self.slots = min(versions, self.pages)
+        if self.slots:
+            self.versions = <uint8_t *>calloc(self.slots, PAGE)
+            self.slot_of = <int32_t *>calloc(self.pages, sizeof(int32_t))
+            self.owner = <int32_t *>calloc(self.slots, sizeof(int32_t))
+            if self.versions == NULL or self.slot_of == NULL or self.owner == NULL:
+                raise MemoryError
+            for i in range(self.pages):
+                self.slot_of[i] = -1
+            for i in range(self.slots):
+                self.owner[i] = -1
+
+    def __dealloc__(self):
+        free(self.versions)
+        free(self.slot_of)
+        free(self.owner)
+        free(self.hash_of)
+        free(self.table)
+
+    cdef int _check_marks(self, size_t count) except -1:
+        if count != self.pages:
+            raise ValueError(f"{count} marks for {self.pages} pages")
+        return 0
+
+    cdef int _begin_hashes(self) except -1:
+        cdef uint64_t size = 16
+        while size < 2 * self.pages:
+            size *= 2
+        self.mask = size - 1
+        self.hash_of = <uint64_t *>calloc(self.pages, sizeof(uint64_t))
+        self.table = <uint32_t *>calloc(size, sizeof(uint32_t))
+        if self.hash_of == NULL or self.table == NULL:
+            raise MemoryError
+        return 0
+
+    def encode(self, const uint8_t[::1] wanted not None, size_t first, uint8_t[::1] out not None, *,
+               const uint8_t[::1] skip=None, const uint8_t[::1] present=None,
+               bint remember=False, bint dedupe=False):
+        cdef size_t room = out.shape[0], most, start
+        cdef const uint8_t *skipping = NULL
+        cdef const uint8_t *holding = NULL
+        cdef Tally tally
+        self._check_marks(wanted.shape[0])
+        if skip is not None:
+            self._check_marks(skip.shape[0])
+        if present is not None:
+            self._check_marks(present.shape[0])
+        if room < HEAD + ENTRY + PAGE:
+            raise ValueError(f"a chunk needs room for {bound(1)} bytes at least")
+        most = (room - HEAD) // (ENTRY + PAGE)
+        if skip is not None and self.pages:
+            skipping = &skip[0]
+        if present is not None and self.pages:
+            holding = &present[0]
+        if dedupe and self.table == NULL and self.pages:
+            self._begin_hashes()
+        memset(&tally, 0, sizeof(tally))
+        tally.next = first
+        if self.pages:
+            with nogil:
+                self._fill(&wanted[0], skipping, holding, remember, dedupe, most, &out[0], &tally)
+        # The directory moves up to its data, so that the chunk is in one piece.
+        start = (most - tally.entries) * ENTRY
+        if start:
+            memmove(&out[HEAD + start], &out[HEAD], tally.entries * ENTRY)
+        _put32(&out[start], tally.entries)
+        _put32(&out[start + 4], <uint32_t>tally.used)
+        return Encoded(tally.next, start, HEAD + tally.entries * ENTRY + tally.used, tally.zero, tally.raw,
+                       tally.delta, tally.copied, tally.unchanged, tally.skipped)
+
+    cdef void _fill(self, const uint8_t *wanted, const uint8_t *skip, const uint8_t *present, bint remember,
+                    bint dedupe, size_t most, uint8_t *out, Tally *tally) noexcept nogil:
+        cdef size_t n = tally.next, size
+        cdef uint8_t *entry = out + HEAD          # the one that comes next
+        cdef uint8_t *data = out + HEAD + most * ENTRY
+        cdef uint8_t scratch[PAGE]
+        cdef const uint8_t *page
+        cdef int32_t slot
+        cdef uint64_t hash
+        cdef uint32_t other
+        while n < self.pages and tally.entries < most:
+            if not wanted[n]:
+                n += 1
+                continue
+            if skip != NULL and skip[n]:
+                tally.skipped += 1
+                n += 1
+                continue
+            page = &self.ram[0] + n * PAGE
+            slot = self.slot_of[n] if self.slots else -1
+            if (present != NULL and not present[n]) or (slot < 0 and _is_zero(page)):
+                self._zero(n, entry, tally)
+                entry = out + HEAD + tally.entries * ENTRY
+                n += 1
+                continue
+            # From here on the page is what it is at this moment: the guest may be writing to it.
+            memcpy(data, page, PAGE)
+            size = PAGE
+            if slot >= 0:
+                if _is_zero(data):
+                    self._zero(n, entry, tally)
+                    entry = out + HEAD + tally.entries * ENTRY
+                    n += 1
+                    continue
+                size = _delta(data, self.versions + <size_t>slot * PAGE, scratch)
+                if size == 0:
+                    tally.unchanged += 1
+                    n += 1
+                    continue
+                memcpy(self.versions + <size_t>slot * PAGE, data, PAGE)
+            elif remember and self.slots:
+                self._keep(n, data)
+            other = 0
+            if dedupe:
+                hash = _hash_page(data, self.seed) or 1       # 0 stands for an unknown one
+                other = self._same(n, hash)
+            elif self.table != NULL:
+                self.hash_of[n] = 0
+            _put32(entry, <uint32_t>n)
+            if other:
+                size = 4
+                _put32(data, other - 1)
+                _put32(entry + 4, MODE_COPY | (4 << 16))
+                tally.copied += 1
+            elif size < PAGE:
+                memcpy(data, scratch, size)
+                _put32(entry + 4, MODE_DELTA | (<uint32_t>size << 16))
+                tally.delta += 1
             else:
                 _put32(entry + 4, MODE_RAW | (PAGE << 16))
-                memcpy(&out[used], page, PAGE)
-                used += PAGE
+                tally.raw += 1
+            data += size
+            tally.used += size
             entry += ENTRY
-        _put32(&out[0], <uint32_t>count)
-        _put32(&out[4], <uint32_t>(used - HEAD - count * ENTRY))
-    return used
+            tally.entries += 1
+            n += 1
+        # Up to the next page that there is to encode, or the end: what follows knows that it is done.
+        while n < self.pages and not wanted[n]:
+            n += 1
+        tally.next = n
+
+    cdef void _zero(self, size_t n, uint8_t *entry, Tally *tally) noexcept nogil:
+        """The page is all zero: one more of a run that ends before it, or the first of a new one."""
+        cdef uint8_t *last = entry - ENTRY
+        tally.zero += 1
+        if self.slots and self.slot_of[n] >= 0:
+            self.owner[self.slot_of[n]] = -1
+            self.slot_of[n] = -1
+        if self.table != NULL:
+            self.hash_of[n] = 0
+        if (tally.entries and _get16(last + 4) == MODE_ZERO and _get16(last + 6) < LONGEST_RUN
+                and _get32(last) + _get16(last + 6) == n):
+            _put16(last + 6, _get16(last + 6) + 1)
+            return
+        _put32(entry, <uint32_t>n)
+        _put32(entry + 4, MODE_ZERO | (1 << 16))
+        tally.entries += 1
+
+    cdef void _keep(self, size_t n, const uint8_t *page) noexcept nogil:
+        """Keep this version of a page, in place of the oldest."""
+        cdef size_t slot = self.turn
+        self.turn = (slot + 1) % self.slots
+        if self.owner[slot] >= 0:
+            self.slot_of[self.owner[slot]] = -1
+        self.owner[slot] = <int32_t>n
+        self.slot_of[n] = <int32_t>slot
+        memcpy(self.versions + slot * PAGE, page, PAGE)
+
+    cdef uint32_t _same(self, size_t n, uint64_t hash) noexcept nogil:
+        """A page that was last sent with the same contents, plus one; 0 if none is known. Notes the hash."""
+        cdef uint32_t other = self.table[hash & self.mask]
+        self.hash_of[n] = hash
+        if other and other - 1 != n and self.hash_of[other - 1] == hash:
+            return other
+        self.table[hash & self.mask] = <uint32_t>n + 1
+        return 0
 
 
 cdef enum Fault:
@@ -322,22 +567,30 @@ cdef enum Fault:
     ENCODING
     LENGTH
     DATA
+    NEW          # delta or copy, where every page comes for the first time
+    RUNS
+    UNSEEN
 
 cdef struct Summary:
     Fault fault
     uint32_t index       # of the entry at fault
-    uint32_t zero
-    uint32_t raw
+    uint64_t zero, raw, delta, copied
+    int64_t first, last
 
 
-cdef Summary _inspect(const uint8_t *chunk, size_t length, size_t pages) noexcept nogil:
-    """Look at everything a chunk says, and at nothing beyond its ``length`` bytes."""
+cdef Summary _inspect(const uint8_t *chunk, size_t length, size_t pages, bint again) noexcept nogil:
+    """Look at everything a chunk says, and at nothing beyond its ``length`` bytes.
+
+    ``again``: may pages have come before?
+    """
     cdef Summary found
-    cdef size_t count, data = 0
-    cdef uint32_t number, mode, size, i
-    cdef int64_t previous = -1
+    cdef size_t count, used = 0
+    cdef uint32_t mode, size, i
+    cdef uint64_t number, run
     cdef const uint8_t *entry = chunk + HEAD
+    cdef const uint8_t *data
     memset(&found, 0, sizeof(found))
+    found.first = found.last = -1
     found.fault = SHORT_HEAD
     if length < HEAD:
         return found
@@ -345,32 +598,55 @@ cdef Summary _inspect(const uint8_t *chunk, size_t length, size_t pages) noexcep
     count = _get32(chunk)
     if count > (length - HEAD) // ENTRY:
         return found
+    data = entry + count * ENTRY
+    length -= HEAD + count * ENTRY
     for i in range(<uint32_t>count):
         found.index = i
         number = _get32(entry)
         mode = _get16(entry + 4)
         size = _get16(entry + 6)
-        if number >= pages:
+        run = size if mode == MODE_ZERO else 1
+        if number + run > pages:
             found.fault = OUTSIDE
             return found
-        if <int64_t>number <= previous:
+        if <int64_t>number <= found.last:
             found.fault = ORDER
             return found
-        if mode != MODE_ZERO and mode != MODE_RAW:
+        if mode > MODE_COPY:
             found.fault = ENCODING
             return found
-        if size != (0 if mode == MODE_ZERO else PAGE):
+        if mode >= MODE_DELTA and not again:
+            found.fault = NEW
+            return found
+        if size == 0 or size > PAGE and mode != MODE_ZERO or size != PAGE and mode == MODE_RAW or (
+                size != 4 and mode == MODE_COPY):
             found.fault = LENGTH
             return found
         if mode == MODE_ZERO:
-            found.zero += 1
-        else:
+            found.zero += run
+            size = 0
+        elif mode == MODE_RAW:
             found.raw += 1
-        data += size
-        previous = number
+        elif mode == MODE_DELTA:
+            found.delta += 1
+        else:
+            found.copied += 1
+        if used + size > length:
+            found.fault = DATA
+            return found
+        if mode == MODE_DELTA and not _delta_fits(data + used, size):
+            found.fault = RUNS
+            return found
+        if mode == MODE_COPY and _get32(data + used) >= pages:
+            found.fault = OUTSIDE
+            return found
+        used += size
+        if found.first < 0:
+            found.first = number
+        found.last = number + run - 1
         entry += ENTRY
     found.fault = SOUND
-    if data != _get32(chunk + 4) or HEAD + count * ENTRY + data != length:
+    if used != _get32(chunk + 4) or used != length:
         found.fault = DATA
     return found
 
@@ -385,21 +661,22 @@ cdef object _refusal(Summary found, const uint8_t *chunk, size_t pages):
         return StateError("RAM chunk: its length does not fit its pages")
     number = _get32(entry)
     if found.fault == OUTSIDE:
-        return StateError(f"RAM chunk: page {number} is outside the {pages} pages of RAM")
+        return StateError(f"RAM chunk: page {number}, or what it refers to, is outside the {pages} pages of RAM")
     if found.fault == ORDER:
         return StateError(f"RAM chunk: page {number} is out of order")
-    mode = _get16(entry + 4)
+    if found.fault == NEW:
+        return StateError(f"RAM chunk: page {number} is told by another version of it, but comes for the first time")
+    if found.fault == RUNS:
+        return StateError(f"RAM chunk: page {number} has a delta that does not fit into a page")
+    if found.fault == UNSEEN:
+        return StateError(f"RAM chunk: page {number} refers to a page that has not come yet")
     if found.fault == ENCODING:
-        name = {MODE_DELTA: "delta", MODE_COMPRESSED: "compressed"}.get(mode, mode)
-        return StateError(f"RAM chunk: page {number} has encoding {name}, which this version does not read")
+        return StateError(f"RAM chunk: page {number} has encoding {_get16(entry + 4)}, which this version does not read")
     return StateError(f"RAM chunk: page {number} has {_get16(entry + 6)} bytes")
 
 
-cdef tuple _answer(Summary found, const uint8_t *chunk):
-    cdef size_t count = _get32(chunk)
-    if count == 0:
-        return 0, 0, -1, -1
-    return found.zero, found.raw, _get32(chunk + HEAD), _get32(chunk + HEAD + (count - 1) * ENTRY)
+cdef object _contents(Summary found):
+    return Contents(found.zero, found.raw, found.delta, found.copied, found.first, found.last)
 
 
 def inspect(const uint8_t[::1] chunk not None, Py_ssize_t pages):
@@ -408,20 +685,17 @@ def inspect(const uint8_t[::1] chunk not None, Py_ssize_t pages):
     if pages < 0:
         raise ValueError("a negative number of pages")
     with nogil:
-        found = _inspect(start, chunk.shape[0], pages)
+        found = _inspect(start, chunk.shape[0], pages, False)
     if found.fault != SOUND:
         raise _refusal(found, start, pages)
-    return _answer(found, start)
+    return _contents(found)
 
 
 def decode(const uint8_t[::1] chunk not None, uint8_t[::1] ram not None, uint8_t[::1] seen=None):
     cdef const uint8_t *start = &chunk[0] if chunk.shape[0] else NULL
-    cdef const uint8_t *entry
-    cdef const uint8_t *data
     cdef size_t pages = ram.shape[0] // PAGE
-    cdef size_t count, i, number
-    cdef uint8_t *page
     cdef uint8_t *mark = NULL
+    cdef uint8_t *memory = &ram[0] if pages else NULL
     cdef Summary found
     if seen is not None:
         if <size_t>seen.shape[0] != pages:
@@ -429,22 +703,50 @@ def decode(const uint8_t[::1] chunk not None, uint8_t[::1] ram not None, uint8_t
         if pages:
             mark = &seen[0]
     with nogil:
-        found = _inspect(start, chunk.shape[0], pages)
+        found = _inspect(start, chunk.shape[0], pages, mark != NULL)
         if found.fault == SOUND:
-            count = _get32(start)
-            entry = start + HEAD
-            data = entry + count * ENTRY
-            for i in range(count):
-                number = _get32(entry)
-                page = &ram[0] + number * PAGE
-                if _get16(entry + 4) == MODE_RAW:
-                    memcpy(page, data, PAGE)
-                    data += PAGE
-                elif (mark == NULL or mark[number]) and not _is_zero(page):
-                    memset(page, 0, PAGE)
-                if mark != NULL:
-                    mark[number] = 1
-                entry += ENTRY
+            _decode(start, memory, mark, &found)
     if found.fault != SOUND:
         raise _refusal(found, start, pages)
-    return _answer(found, start)
+    return _contents(found)
+
+
+cdef void _decode(const uint8_t *chunk, uint8_t *ram, uint8_t *mark, Summary *found) noexcept nogil:
+    """Write the pages of a chunk that passed ``_inspect``."""
+    cdef const uint8_t *entry = chunk + HEAD
+    cdef uint32_t count = _get32(chunk), i, mode
+    cdef const uint8_t *data = entry + <size_t>count * ENTRY
+    cdef size_t number, other, run
+    cdef uint8_t *page
+    for i in range(count):
+        found.index = i
+        number = _get32(entry)
+        mode = _get16(entry + 4)
+        page = ram + number * PAGE
+        if mode == MODE_ZERO:
+            for run in range(_get16(entry + 6)):
+                # Fresh memory is not touched, so it costs nothing.
+                if (mark == NULL or mark[number + run]) and not _is_zero(page):
+                    memset(page, 0, PAGE)
+                if mark != NULL:
+                    mark[number + run] = 1
+                page += PAGE
+            entry += ENTRY
+            continue
+        if mode == MODE_RAW:
+            memcpy(page, data, PAGE)
+        elif mode == MODE_DELTA:
+            if not mark[number]:
+                found.fault = UNSEEN
+                return
+            _apply(data, _get16(entry + 6), page)
+        else:
+            other = _get32(data)
+            if not mark[other]:
+                found.fault = UNSEEN
+                return
+            memmove(page, ram + other * PAGE, PAGE)
+        if mark != NULL:
+            mark[number] = 1
+        data += _get16(entry + 6)
+        entry += ENTRY

@@ -362,6 +362,10 @@ class VirtualMachine(Inspection):
 
     # ---------------------------------------------------------------- state
 
+    def present(self) -> bytes:
+        """A byte for each page of RAM: 0 where it has never been touched, so that it is all zero."""
+        return self.memory.present()
+
     def capture(self) -> MachineState:
         """The machine without its RAM. Changes nothing: captured twice, it is the same."""
         if not self.gate.open:

@@ -107,6 +107,9 @@ class FakeMachine:
     def screen(self):
         return "tern\n$ "
 
+    def present(self):
+        return None
+
     def capture(self):
         fields = {"divisor": 1193, "fifo": b"\x01\x02"}
         return SimpleNamespace(devices={"pit": SimpleNamespace(version=1, fields=fields)})

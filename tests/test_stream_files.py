@@ -27,6 +27,9 @@ class Machine:
     def ram(self) -> memoryview:
         return memoryview(self._ram)
 
+    def present(self):
+        return None
+
     def capture(self):
         self.captured += 1
         return sample_state()

@@ -119,13 +119,13 @@ def test_a_missing_section_is_refused_even_when_renumbered(stream: bytes) -> Non
 
 
 def test_another_version_is_refused_in_one_line_that_names_both(stream: bytes) -> None:
-    for version, state_version in ((2, 1), (1, 9)):
+    for version, state_version in ((1, 2), (2, 9)):
         body = HEADER.pack(stream[:8], version, state_version, 0, 0)[:-4]
         other = body + struct.pack("<I", crc32c(body)) + stream[HEADER.size :]
         with pytest.raises(StateError) as refusal:
             from_bytes(other)
         assert f"format version {version} and state version {state_version}" in str(refusal.value)
-        assert "reads format version 1 and state version 2" in str(refusal.value)
+        assert "reads format version 2 and state version 2" in str(refusal.value)
         assert "\n" not in str(refusal.value)
 
 
@@ -134,7 +134,7 @@ def test_an_unknown_section_is_refused_by_name(stream: bytes) -> None:
         from_bytes(forge(stream, 2, name=b"balloon"))
 
 
-@pytest.mark.parametrize("name", sorted(LIMITS.keys() - {"round"}))
+@pytest.mark.parametrize("name", sorted(LIMITS.keys() - {"round", "packed"}))
 def test_a_length_beyond_its_limit_is_refused_before_anything_is_read(stream: bytes, name: str) -> None:
     index = next(n for n, section in enumerate(sections(stream)) if section[0] == name)
     asked = 0

@@ -30,36 +30,145 @@ def memory(kinds: list[int], seed: int) -> bytearray:
     return ram
 
 
+def all_of(ram: bytearray) -> bytearray:
+    return bytearray(b"\1" * (len(ram) // PAGE))
+
+
+def chunk_of(codec, ram: bytearray, wanted: bytearray | None = None) -> bytes:
+    """The pages of a RAM as one chunk."""
+    out = bytearray(codec.bound(max(len(ram) // PAGE, 1)))
+    done = codec.Encoder(ram).encode(all_of(ram) if wanted is None else wanted, 0, out)
+    assert done.next == len(ram) // PAGE
+    return bytes(out[done.start : done.start + done.length])
+
+
+MARKS = st.sampled_from([0, 1, 1])
+KINDS = st.sampled_from([0, 0, 1, 2, 3])
+
+
 @st.composite
-def memories(draw: st.DrawFn) -> tuple[bytearray, array]:
-    kinds = draw(st.lists(st.integers(0, 2), min_size=0, max_size=12))
-    chosen = draw(st.sets(st.integers(0, len(kinds) - 1))) if kinds else set()
-    return memory(kinds, draw(st.integers(0, 1 << 16))), array("I", sorted(chosen))
+def conversations(draw: st.DrawFn) -> tuple[int, list[dict]]:
+    """What an encoder is asked for in some rounds, and what the guest's pages hold in each."""
+    pages = draw(st.integers(0, 12))
+    marks = st.lists(MARKS, min_size=pages, max_size=pages).map(bytearray)
+    rounds = draw(
+        st.lists(
+            st.fixed_dictionaries(
+                {
+                    "kinds": st.lists(KINDS, min_size=pages, max_size=pages),
+                    "seed": st.integers(0, 3),  # so few that pages come back, and that others are equal
+                    "wanted": marks,
+                    "skip": st.none() | marks,
+                    "remember": st.booleans(),
+                    "dedupe": st.booleans(),
+                    "room": st.integers(1, 6),
+                }
+            ),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    return pages, rounds
+
+
+@settings(deadline=None, max_examples=200)
+@given(conversations(), st.integers(0, 4))
+def test_both_say_the_same_and_the_receiver_has_what_was_said(
+    conversation: tuple[int, list[dict]], versions: int
+) -> None:
+    """An encoder with all it can do, over several rounds, and both decoders at the other end."""
+    pages, rounds = conversation
+    ram = bytearray(pages * PAGE)
+    encoders = [codec.Encoder(ram, versions, 99) for codec in (compiled, reference)]
+    theirs = [(codec, bytearray(pages * PAGE), bytearray(pages)) for codec in (compiled, reference)]
+    expected = bytearray(pages * PAGE)
+    for asked in rounds:
+        ram[:] = memory(asked["kinds"], asked["seed"])
+        present = bytearray(ram[n * PAGE : (n + 1) * PAGE] != bytes(PAGE) or n % 2 for n in range(pages))
+        at, said = 0, []
+        while True:
+            outs = [bytearray(compiled.bound(asked["room"])) for _ in encoders]
+            answers = [
+                encoder.encode(
+                    asked["wanted"],
+                    at,
+                    out,
+                    skip=asked["skip"],
+                    present=present,
+                    remember=asked["remember"],
+                    dedupe=asked["dedupe"],
+                )
+                for encoder, out in zip(encoders, outs, strict=True)
+            ]
+            assert answers[0] == answers[1]
+            done = answers[0]
+            chunk = bytes(outs[0][done.start : done.start + done.length])
+            assert chunk == outs[1][done.start : done.start + done.length]
+            said.append(done)
+            for codec, target, seen in theirs:
+                found = codec.decode(chunk, target, seen)
+                assert found[:4] == done[3:7]
+            at = done.next
+            if at >= pages:
+                break
+        for n in range(pages):
+            if asked["wanted"][n] and not (asked["skip"] and asked["skip"][n]):
+                expected[n * PAGE : (n + 1) * PAGE] = ram[n * PAGE : (n + 1) * PAGE]
+        assert theirs[0][1] == theirs[1][1] == expected
+        assert theirs[0][2] == theirs[1][2]
+        told = sum(sum(one[3:9]) for one in said)
+        assert told == asked["wanted"].count(1)
 
 
 @settings(deadline=None)
-@given(memories())
-def test_both_give_equal_bytes_and_read_each_other(case: tuple[bytearray, array]) -> None:
-    ram, numbers = case
-    room = reference.bound(len(numbers))
-    assert compiled.bound(len(numbers)) == room
-    ours, theirs = bytearray(room), bytearray(room)
-    length = compiled.encode(ram, numbers, ours)
-    assert reference.encode(ram, numbers, theirs) == length
-    assert ours == theirs
-    chunk = bytes(ours[:length])
-    expected = bytearray(b"\xa5" * len(ram))
-    for number in numbers:
-        expected[number * PAGE : (number + 1) * PAGE] = ram[number * PAGE : (number + 1) * PAGE]
+@given(st.lists(st.integers(0, 2), max_size=12), st.integers(0, 1 << 16))
+def test_a_ram_told_once_is_read_by_both(kinds: list[int], seed: int) -> None:
+    ram = memory(kinds, seed)
+    chunk = chunk_of(compiled, ram)
+    assert chunk == chunk_of(reference, ram)
     for codec in (compiled, reference):
         target = bytearray(b"\xa5" * len(ram))
         answer = codec.decode(chunk, target)
-        assert target == expected
+        assert target == ram
         assert codec.inspect(chunk, len(ram) // PAGE) == answer
-        assert answer[0] + answer[1] == len(numbers)
-        assert answer[2:] == ((numbers[0], numbers[-1]) if numbers else (-1, -1))
+        assert answer.zero + answer.raw == len(kinds)
+        assert (answer.first, answer.last) == ((0, len(kinds) - 1) if kinds else (-1, -1))
     assert compiled.classify(ram) == reference.classify(ram)
-    assert compiled.page_hashes(ram, numbers) == reference.page_hashes(ram, numbers)
+    numbers = array("I", range(len(kinds)))
+    assert compiled.page_hashes(ram, numbers, seed) == reference.page_hashes(ram, numbers, seed)
+
+
+@CODECS
+def test_what_changed_little_is_told_shortly(codec) -> None:
+    ram = memory([1, 1, 1, 0, 0, 0, 1], 5)
+    ram[PAGE : 2 * PAGE] = ram[:PAGE]
+    encoder = codec.Encoder(ram, versions=8)
+    out = bytearray(codec.bound(8))
+    first = encoder.encode(all_of(ram), 0, out, remember=True, dedupe=True)
+    assert (first.zero, first.raw, first.copied, first.length) == (3, 3, 1, 8 + 5 * 8 + 3 * PAGE + 4)
+    ram[100] ^= 1
+    again = encoder.encode(all_of(ram), 0, out, remember=True)
+    assert (again.zero, again.delta, again.unchanged) == (3, 1, 3)
+    assert again.length == 8 + 2 * 8 + 4 + 8
+
+
+@CODECS
+def test_a_page_that_is_known_to_be_empty_is_not_looked_at(codec) -> None:
+    ram = memory([1, 1], 1)
+    done = codec.Encoder(ram).encode(all_of(ram), 0, bytearray(codec.bound(2)), present=b"\0\1")
+    assert (done.zero, done.raw) == (1, 1)
+
+
+@CODECS
+def test_a_long_run_of_empty_pages_is_told_in_few_entries(codec) -> None:
+    ram = bytearray(65536 * PAGE if codec is compiled else 70 * PAGE)
+    pages = len(ram) // PAGE
+    out = bytearray(codec.bound(2))
+    done = codec.Encoder(ram).encode(all_of(ram), 0, out, present=bytes(pages))
+    assert (done.next, done.zero) == (pages, pages)
+    assert done.length == 8 + (16 if codec is compiled else 8)
+    chunk = out[done.start : done.start + done.length]
+    assert codec.decode(chunk, ram, bytearray(pages)).last == pages - 1
 
 
 @settings(max_examples=300, deadline=None)
@@ -71,7 +180,7 @@ def test_noise_is_refused_alike_and_changes_nothing(chunk: bytes, pages: int) ->
     for codec in (compiled, reference):
         ram = bytearray(b"\xa5" * pages * PAGE)
         try:
-            answers.append(codec.decode(chunk, ram))
+            answers.append(codec.decode(chunk, ram, bytearray(pages)))
         except StateError as error:
             answers.append(str(error))
             assert ram == b"\xa5" * pages * PAGE
@@ -82,46 +191,79 @@ def test_noise_is_refused_alike_and_changes_nothing(chunk: bytes, pages: int) ->
 @given(st.data())
 def test_an_altered_chunk_is_treated_alike_and_writes_only_its_pages(data: st.DataObject) -> None:
     """Structure-aware: one field of a good chunk is replaced, or the chunk is cut or grown."""
-    ram = memory([1, 0, 2, 1, 0], 3)
-    numbers = array("I", [0, 1, 3])
-    good = bytearray(compiled.bound(3))
-    del good[compiled.encode(ram, numbers, good) :]
-    offset, width = data.draw(
-        st.sampled_from(
-            [(0, 4), (4, 4), *((8 + 8 * n + o, w) for n in range(3) for o, w in ((0, 4), (4, 2), (6, 2)))]
-        )
-    )
+    pages = 9
+    ram = memory([1, 0, 2, 1, 0, 0, 3, 1, 1], 3)
+    ram[7 * PAGE : 8 * PAGE] = ram[:PAGE]
+    encoder, out = compiled.Encoder(ram, pages), bytearray(compiled.bound(pages))
+    done = encoder.encode(all_of(ram), 0, out, remember=True, dedupe=True)
+    first = bytes(out[done.start : done.start + done.length])
+    ram[8 : 8 * PAGE : 700] = bytes(len(range(8, 8 * PAGE, 700)))
+    done = encoder.encode(all_of(ram), 0, out, remember=True, dedupe=True)
+    good = bytearray(out[done.start : done.start + done.length])
+    entries = struct.unpack_from("<I", good)[0]
+    assert done.delta
+    fields = [
+        (0, 4),
+        (4, 4),
+        *((8 + 8 * n + o, w) for n in range(entries) for o, w in ((0, 4), (4, 2), (6, 2))),
+    ]
+    fields += [(at, 2) for at in range(8 + 8 * entries, len(good), 2)]
+    offset, width = data.draw(st.sampled_from(fields))
     value = data.draw(
         st.integers(0, 6) | st.sampled_from([4095, 4096, 4097, 8192]) | st.integers(0, (1 << 8 * width) - 1)
     )
     good[offset : offset + width] = (value & (1 << 8 * width) - 1).to_bytes(width, "little")
-    cut = data.draw(st.sampled_from([None, None, -1, -4096, 8, 7, 0]))
+    cut = data.draw(st.sampled_from([None, None, -1, -4, -4096, 8, 7, 0]))
     chunk = bytes(good[:cut]) + data.draw(st.sampled_from([b"", b"", b"\0", b"\0" * 4096]))
+    fresh = data.draw(st.booleans())
     # Guard pages on both sides: a write outside RAM would show.
     answers = []
     for codec in (compiled, reference):
-        around = bytearray(b"\x5a" * 7 * PAGE)
+        around = bytearray(b"\x5a" * (pages + 2) * PAGE)
+        inside = memoryview(around)[PAGE:-PAGE]
+        inside[:] = bytes(len(inside))
+        seen = bytearray(pages)
+        if not fresh:
+            codec.decode(first, inside, seen)
+        before = bytes(inside)
         try:
-            answers.append(codec.decode(chunk, memoryview(around)[PAGE : 6 * PAGE]))
+            answers.append(codec.decode(chunk, inside, seen))
         except StateError as error:
             answers.append(str(error))
-            assert around == b"\x5a" * 7 * PAGE
-        assert around[:PAGE] == around[6 * PAGE :] == b"\x5a" * PAGE
-        answers.append(bytes(around))
+        said = answers[-1]
+        assert not isinstance(said, str) or inside == before or "has not come yet" in said
+        assert around[:PAGE] == around[-PAGE:] == b"\x5a" * PAGE
+        answers.append((bytes(inside), bytes(seen)))
     assert answers[:2] == answers[2:]
 
 
 @CODECS
-def test_reserved_encodings_are_refused_by_name(codec) -> None:
-    for encoding, name in ((2, "delta"), (3, "compressed"), (77, "77")):
-        chunk = struct.pack("<IIIHH", 1, 100, 0, encoding, 100) + bytes(100)
-        with pytest.raises(StateError, match=f"page 0 has encoding {name}, which this version does not read"):
-            codec.decode(chunk, bytearray(PAGE))
+@pytest.mark.parametrize("encoding", [2, 3])
+def test_what_refers_to_another_version_has_no_place_where_pages_come_once(codec, encoding: int) -> None:
+    chunk = struct.pack("<IIIHHI", 1, 4, 0, encoding, 4, 0)
+    for use in (lambda: codec.decode(chunk, bytearray(PAGE)), lambda: codec.inspect(chunk, 1)):
+        with pytest.raises(StateError, match="page 0 is told by another version of it"):
+            use()
+
+
+@CODECS
+def test_an_unknown_encoding_is_refused(codec) -> None:
+    with pytest.raises(StateError, match="page 0 has encoding 77, which this version does not read"):
+        codec.decode(struct.pack("<IIIHH", 1, 100, 0, 77, 100) + bytes(100), bytearray(PAGE))
+
+
+@CODECS
+def test_nothing_refers_to_a_page_that_has_not_come(codec) -> None:
+    for body in (struct.pack("<HHQ", 0, 1, 5), struct.pack("<I", 1)):
+        encoding = 2 if len(body) > 4 else 3
+        chunk = struct.pack("<IIIHH", 1, len(body), 0, encoding, len(body)) + body
+        with pytest.raises(StateError, match="page 0 refers to a page that has not come yet"):
+            codec.decode(chunk, bytearray(2 * PAGE), bytearray(2))
 
 
 @CODECS
 def test_a_page_that_became_empty_is_emptied(codec) -> None:
-    chunk = struct.pack("<IIIHH", 1, 0, 1, 0, 0)
+    chunk = struct.pack("<IIIHH", 1, 0, 1, 0, 1)
     ram = bytearray(b"\xff" * 2 * PAGE)
     codec.decode(chunk, ram)
     assert ram == b"\xff" * PAGE + bytes(PAGE)
@@ -133,11 +275,15 @@ def test_wrong_calls_raise_instead_of_reaching_memory(codec) -> None:
     room = bytearray(codec.bound(2))
     for numbers in ([2], [0xFFFFFFFF], [1, 0], [1, 1]):
         with pytest.raises(ValueError, match="page"):
-            codec.encode(ram, array("I", numbers), room)
-        with pytest.raises(ValueError, match="page"):
             codec.page_hashes(ram, array("I", numbers))
+    encoder = codec.Encoder(ram)
+    for wrong in ({"wanted": b"\1"}, {"skip": b"\1" * 3}, {"present": b""}):
+        with pytest.raises(ValueError, match="marks for 2 pages"):
+            encoder.encode(**{"wanted": b"\1\1", "first": 0, "out": room} | wrong)
+    with pytest.raises(ValueError, match="marks for 2 pages"):
+        codec.decode(chunk_of(codec, ram), ram, bytearray(1))
     with pytest.raises(ValueError, match="needs room"):
-        codec.encode(ram, array("I", [0, 1]), room[:-1])
+        encoder.encode(b"\1\1", 0, bytearray(codec.bound(1) - 1))
     with pytest.raises(ValueError, match="whole number"):
         codec.classify(ram[:-1])
 

@@ -113,10 +113,10 @@ class Outcome(NamedTuple):
         """(what, value, remark)"""
         ram, report = self.report.ram, self.report
         pages = ram.total // ram.page_size
-        compressed = pages - ram.duplicate - ram.normal
+        again = ram.delta + ram.copied
         yield "moved at", f"{self.move_at:,}", f"of {self.end_at:,} instructions"
         yield "exits on A", f"{self.exits:,}", "times the monitor stepped in until then"
-        yield "pages", f"{pages:,}", f"{ram.duplicate:,} zero, {compressed:,} compressed, {ram.normal:,} raw"
+        yield "pages", f"{pages:,}", f"{ram.duplicate:,} zero, {ram.normal:,} raw, {again:,} by others"
         yield "sent", f"{ram.transferred:,}", f"bytes, for {ram.total:,} bytes of memory"
         yield (
             "downtime",

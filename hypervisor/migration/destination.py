@@ -286,10 +286,10 @@ class Listener:
         reader = LiveReader(channel.readinto)
         if reader.head != Configuration(config, hello.identity, hello.epoch):
             raise MigrationError("the state that came is not that of the guest that was announced")
-        state, summary = reader.receive(vm.ram, progress=copied)
-        recorder.received(summary, reader.rounds)
+        state, received = reader.receive(vm.ram, progress=copied)
+        recorder.received(received, reader.rounds)
         vm.restore(state)
-        return summary.digest
+        return received.digest
 
     def _await_commit(self, channel: Channel) -> None:
         """Prepared was said. Whatever breaks now leaves the copy prepared."""

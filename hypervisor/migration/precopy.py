@@ -12,19 +12,19 @@ When the policy says so, the guest is stopped and its last pages are sent: then 
 from __future__ import annotations
 
 import time
-from array import array
-from collections.abc import Iterator
-from itertools import compress
-from typing import Self
+from typing import Final, Self
 
+from hypervisor.migration.encoding import Deduplication, Link
 from hypervisor.migration.policy import Decision, Policy
 from hypervisor.migration.protocol import Departure
 from hypervisor.migration.report import Recorder, Round
 from hypervisor.state.codec import PAGE_SIZE
 from hypervisor.state.live import LiveWriter
-from hypervisor.state.stream import CHUNK_PAGES
 
-PEEK = 0.1
+VERSIONS: Final = (64 << 20) // PAGE_SIZE
+"""Pages of which the last version is kept for deltas: as many as in QEMU's cache."""
+
+PEEK: Final = 0.1
 """Seconds between two looks at what was written to again within a round. Each stops the guest for as
 long as a harvest takes."""
 
@@ -32,7 +32,9 @@ long as a harvest takes."""
 class PreCopy:
     """The rounds of one migration, and its last pages. A context: the dirty log is on inside of it."""
 
-    def __init__(self, departure: Departure, out: LiveWriter, recorder: Recorder, policy: Policy) -> None:
+    def __init__(
+        self, departure: Departure, out: LiveWriter, link: Link, recorder: Recorder, policy: Policy
+    ) -> None:
         self._departure = departure
         self._vm = departure.vm
         self._out = out
@@ -41,6 +43,7 @@ class PreCopy:
         self._pages = self._vm.config.memory // PAGE_SIZE
         self._pending = bytearray(b"\1" * self._pages)
         """For each page: must it be sent (again)?"""
+        self._dedupe = Deduplication(link)
 
     def __enter__(self) -> Self:
         self._recorder.total(self._vm.config.memory)
@@ -63,40 +66,36 @@ class PreCopy:
     def last_pages(self) -> None:
         """The guest has stopped: send what it has written to since."""
         self._harvest()
-        numbers = self._take_pending()
-        self._recorder.begin_last_pages(len(numbers))
-        for start in range(0, len(numbers), CHUNK_PAGES):
-            self._send(numbers[start : start + CHUNK_PAGES])
+        self._recorder.begin_last_pages(self._pending.count(1))
+        self._send_all(self._take_pending(), None, None)
 
     def _round(self, decision: Decision) -> None:
-        numbers = self._take_pending()
+        sending = self._take_pending()
         round_ = self._recorder.begin_round()
-        pace = _Pace(decision.rate, self._out.written)
-        for chunk in self._turns(numbers, round_):
-            self._send(chunk, round_)
-            pace.wait(self._out.written)
+        self._send_all(sending, round_, _Pace(decision.rate, self._out.written))
         self._out.end_round()
         self._harvest()
         self._recorder.end_round(round_, self._pending.count(1))
 
-    def _turns(self, numbers: memoryview, round_: Round) -> Iterator[memoryview]:
-        """The pages of a round in handy portions, without those that were written to again meanwhile."""
+    def _send_all(self, sending: bytearray, round_: Round | None, pace: _Pace | None) -> None:
+        present = self._vm.present() if all(sending) else None
+        # What is written to once is written to again. Of all pages, versions are kept if there is room for all.
+        remember = round_ is not None and (present is None or present.count(1) <= VERSIONS)
         looked = time.monotonic()
-        peeked = False
-        for start in range(0, len(numbers), CHUNK_PAGES):
-            if time.monotonic() - looked > PEEK:
+        skip = None
+        at = 0
+        while at < self._pages:
+            if round_ is not None and time.monotonic() - looked > PEEK:
                 self._harvest()
-                looked, peeked = time.monotonic(), True
-            chunk = numbers[start : start + CHUNK_PAGES]
-            if peeked:
-                chunk = memoryview(array("I", [number for number in chunk if not self._pending[number]]))
-                round_.skipped += min(CHUNK_PAGES, len(numbers) - start) - len(chunk)
-            if chunk:
-                yield chunk
-
-    def _send(self, chunk: memoryview, round_: Round | None = None) -> None:
-        sent = self._out.pages(chunk)
-        self._recorder.sent(sent, self._out.written, round_)
+                looked, skip = time.monotonic(), self._pending
+            dedupe = self._dedupe.pays
+            done = self._out.pages(sending, at, skip=skip, present=present, remember=remember, dedupe=dedupe)
+            if dedupe:
+                self._dedupe.note(done.copied, done.raw)
+            self._recorder.sent(done, self._out.written, round_)
+            at = done.next
+            if pace is not None:
+                pace.wait(self._out.written)
 
     def _harvest(self) -> None:
         """Add to the pending pages what was written to since the last harvest."""
@@ -104,11 +103,10 @@ class PreCopy:
         both = int.from_bytes(self._pending, "little") | int.from_bytes(written, "little")
         self._pending[:] = both.to_bytes(self._pages, "little")
 
-    def _take_pending(self) -> memoryview:
-        """The numbers of the pending pages, of which none is pending any more."""
-        numbers = array("I", compress(range(self._pages), self._pending))
-        self._pending[:] = bytes(self._pages)
-        return memoryview(numbers)
+    def _take_pending(self) -> bytearray:
+        """The pages that are pending, of which none is any more."""
+        pending, self._pending = self._pending, bytearray(self._pages)
+        return pending
 
 
 class _Pace:

@@ -13,9 +13,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from hypervisor.state.codec import PAGE_SIZE
-from hypervisor.state.live import Sent
-from hypervisor.state.stream import Progress, Summary
+from hypervisor.state.codec import PAGE_SIZE, Encoded
+from hypervisor.state.live import Received
+from hypervisor.state.stream import Progress
 
 
 class Phase(enum.StrEnum):
@@ -36,11 +36,14 @@ class Round(Struct, rename="kebab"):
     number: int
     """From 1; the first sends all of RAM."""
     pages: int = 0
-    """Pages sent."""
+    """Pages told, in whatever encoding."""
     skipped: int = 0
     """Pages left for the next round, because they were written to again before their turn."""
     zero: int = 0
     normal: int = 0
+    delta: int = 0
+    copied: int = 0
+    unchanged: int = 0
     bytes: int = 0
     time: float = 0.0
     dirty_pages: int = 0
@@ -70,6 +73,10 @@ class RamReport(Struct, rename="kebab"):
     normal: int = 0
     """Pages sent as they are."""
     normal_bytes: int = 0
+    delta: int = 0
+    """Pages told by what has changed since they were last sent."""
+    copied: int = 0
+    """Pages told by another that was sent before."""
     page_size: int = PAGE_SIZE
     dirty_sync_count: int = 0
     """Rounds, with the last pages of the stopped guest as one; stop-and-copy has no other."""
@@ -147,18 +154,25 @@ class Recorder:
         self.report.ram.dirty_sync_count += 1
         return Round(number=len(self.report.rounds) + 1)
 
-    def sent(self, sent: Sent, transferred: int, round_: Round | None = None) -> None:
+    def sent(self, sent: Encoded, transferred: int, round_: Round | None = None) -> None:
         """Pages went out."""
         ram = self.report.ram
+        told = sent.zero + sent.raw + sent.delta + sent.copied + sent.unchanged
         ram.duplicate += sent.zero
-        ram.normal += sent.normal
+        ram.normal += sent.raw
+        ram.delta += sent.delta
+        ram.copied += sent.copied
         ram.normal_bytes = ram.normal * PAGE_SIZE
         ram.transferred = transferred
-        ram.remaining = max(ram.remaining - (sent.zero + sent.normal) * PAGE_SIZE, 0)
+        ram.remaining = max(ram.remaining - (told + sent.skipped) * PAGE_SIZE, 0)
         if round_ is not None:
             round_.zero += sent.zero
-            round_.normal += sent.normal
-            round_.pages = round_.zero + round_.normal
+            round_.normal += sent.raw
+            round_.delta += sent.delta
+            round_.copied += sent.copied
+            round_.unchanged += sent.unchanged
+            round_.skipped += sent.skipped
+            round_.pages += told
         if self._progress is not None:
             self._progress(ram.total - ram.remaining, ram.total)
 
@@ -196,12 +210,14 @@ class Recorder:
         if self._progress is not None:
             self._progress(done, total)
 
-    def received(self, summary: Summary, rounds: int) -> None:
+    def received(self, received: Received, rounds: int) -> None:
         """All has come."""
         ram = self.report.ram
-        ram.duplicate = summary.zero
-        ram.normal = summary.normal
-        ram.normal_bytes = summary.normal * PAGE_SIZE
+        ram.duplicate = received.zero
+        ram.normal = received.normal
+        ram.delta = received.delta
+        ram.copied = received.copied
+        ram.normal_bytes = received.normal * PAGE_SIZE
         ram.dirty_sync_count = rounds + 1
 
     def finish(

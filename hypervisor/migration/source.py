@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+
 from hypervisor.errors import HypervisorError, MigrationError
 from hypervisor.migration.address import Address, parse_address
 from hypervisor.migration.channel import PATIENCE, Channel, LinkError, Timeouts, connect
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
+from hypervisor.migration.encoding import Link, Packer
 from hypervisor.migration.policy import Policy, PreCopyPolicy
-from hypervisor.migration.precopy import PreCopy
+from hypervisor.migration.precopy import VERSIONS, PreCopy
 from hypervisor.migration.protocol import (
     PROTOCOL_VERSION,
     Ack,
@@ -21,6 +24,7 @@ from hypervisor.migration.protocol import (
 )
 from hypervisor.migration.report import Phase, Recorder, Report
 from hypervisor.migration.settle import Handover
+from hypervisor.state.codec import Encoder
 from hypervisor.state.live import LiveWriter
 from hypervisor.state.parts import Configuration
 from hypervisor.state.sections import Readable
@@ -122,8 +126,10 @@ def _transfer(channel: Channel, departure: Departure, recorder: Recorder, policy
             raise MigrationError(channel.last_words() or str(error)) from None
 
     recorder.enter(Phase.MEMORY)
-    out = LiveWriter(write, Configuration(vm.config, departure.identity, departure.epoch), vm.ram)
-    with PreCopy(departure, out, recorder, policy) as memory:
+    link = Link(write)
+    head = Configuration(vm.config, departure.identity, departure.epoch)
+    out = LiveWriter(link.write, head, Encoder(vm.ram, VERSIONS, secrets.randbits(64)), Packer(link))
+    with PreCopy(departure, out, link, recorder, policy) as memory:
         memory.rounds()
         recorder.enter(Phase.STOP)
         departure.stop()

@@ -13,11 +13,13 @@ if TYPE_CHECKING or not pure():
     from hypervisor.ext.pages import (
         IMPLEMENTATION,
         PAGE_SIZE,
+        Contents,
+        Encoded,
+        Encoder,
         bound,
         classify,
         crc32c,
         decode,
-        encode,
         inspect,
         page_hashes,
     )
@@ -25,11 +27,13 @@ else:
     from hypervisor.state.pages import (
         IMPLEMENTATION,
         PAGE_SIZE,
+        Contents,
+        Encoded,
+        Encoder,
         bound,
         classify,
         crc32c,
         decode,
-        encode,
         inspect,
         page_hashes,
     )
@@ -37,11 +41,13 @@ else:
 __all__ = [
     "IMPLEMENTATION",
     "PAGE_SIZE",
+    "Contents",
+    "Encoded",
+    "Encoder",
     "bound",
     "classify",
     "crc32c",
     "decode",
-    "encode",
     "inspect",
     "page_hashes",
 ]

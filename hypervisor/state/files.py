@@ -27,6 +27,8 @@ class Capturable(Protocol):
     @property
     def ram(self) -> memoryview: ...
 
+    def present(self) -> bytes: ...
+
     def capture(self) -> MachineState: ...
 
 
@@ -49,7 +51,7 @@ def save(machine: Capturable, path: str | os.PathLike[str], *, progress: Progres
     Raises:
         HostError: the file cannot be written. What was there under its name is unchanged.
     """
-    return save_state(machine.capture(), machine.ram, path, progress=progress)
+    return save_state(machine.capture(), machine.ram, path, present=machine.present(), progress=progress)
 
 
 def save_state(
@@ -57,12 +59,15 @@ def save_state(
     ram: memoryview,
     path: str | os.PathLike[str],
     *,
+    present: bytes | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """As ``save``, for a state and the RAM that belongs to it, such as those of a snapshot."""
     try:
         with _replacement(Path(path)) as descriptor:
-            return write_stream(state, ram, lambda data: _write_all(descriptor, data), progress=progress)
+            return write_stream(
+                state, ram, lambda data: _write_all(descriptor, data), present=present, progress=progress
+            )
     except OSError as error:
         raise HostError(f"cannot save to {path}: {error.strerror or error}") from None
 

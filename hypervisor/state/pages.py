@@ -2,22 +2,25 @@
 
 A *chunk* describes some pages, in ascending order of their numbers. All numbers are little-endian::
 
-    0   u32  count of pages            directory, 8 bytes for each page:
+    0   u32  count of entries           directory, 8 bytes for each entry:
     4   u32  bytes of data               0  u32  page number (gpa / 4096)
     8   directory                        4  u16  encoding
-    .   data, in the directory's order   6  u16  bytes of data for this page
+    .   data, in the directory's order   6  u16  bytes of data for this page; of zero: pages in the run
 
-======== ============ ==================================================================
-encoding bytes        meaning
-======== ============ ==================================================================
-0 zero   0            the page is all zero
-1 raw    4096         the page itself
-2 delta  1 to 4095    (reserved) difference to the version the receiver has
-3 packed 1 to 4095    (reserved) compressed
-======== ============ ==================================================================
+======== ========= =====================================================================================
+encoding bytes     meaning
+======== ========= =====================================================================================
+0 zero   none      this page and those behind it, up to the length of the run, are all zero
+1 raw    4096      the page itself
+2 delta  1 to 4096 what has changed since it came last: runs of u16 words that stay, u16 words that follow,
+                   and these, in words of 8 bytes (QEMU's XBZRLE has the same idea)
+3 copy   4         u32: the number of a page that the receiver has, and which is equal
+======== ========= =====================================================================================
 
-The directory comes first, and alone says how long the data must be; so a reader can refuse a bad
-chunk as a whole before it has written anything. That is the promise of ``decode``.
+Delta and copy refer to what the receiver has at that point of the stream; they are for migrations only,
+in which pages come again. The directory comes first, and alone says how long the data must be; so a reader
+refuses a malformed chunk as a whole before it has written anything. That is the promise of ``decode``. (That
+a page refers to one that has not come yet is found when its turn comes.)
 
 This module favours clearness; it is used under ``HV_PURE=1`` and as the oracle in the tests. The
 compiled one gives the same bytes, numbers and error messages. Their docstrings are in ``pages.pyi``.
@@ -28,17 +31,20 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from hypervisor.errors import StateError
 
 PAGE_SIZE = 4096
-ZERO, RAW, DELTA, COMPRESSED = range(4)
+ZERO, RAW, DELTA, COPY = range(4)
 IMPLEMENTATION = "reference"
 
 _HEAD = struct.Struct("<II")
 _ENTRY = struct.Struct("<IHH")
 _NO_PAGE = bytes(PAGE_SIZE)
-_RESERVED = {DELTA: "delta", COMPRESSED: "compressed"}
+_LONGEST_RUN = 0xFFFF
+_WORD = 8
+_RUN = struct.Struct("<HH")
 
 Readable = bytes | bytearray | memoryview
 
@@ -73,36 +79,36 @@ def crc32c(data: Readable, crc: int = 0, *, hardware: bool = True) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-_WORD = (1 << 64) - 1
+_MASK = (1 << 64) - 1
 _P1, _P2, _P3, _P4 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63
 
 
 def _rotate(value: int, by: int) -> int:
-    return (value << by | value >> (64 - by)) & _WORD
+    return (value << by | value >> (64 - by)) & _MASK
 
 
 def _round(lane: int, value: int) -> int:
-    return _rotate((lane + value * _P2) & _WORD, 31) * _P1 & _WORD
+    return _rotate((lane + value * _P2) & _MASK, 31) * _P1 & _MASK
 
 
-def _hash_page(page: Readable) -> int:
-    """XXH64 with seed 0 (xxHash specification, "XXH64 algorithm description") of one page."""
-    a, b, c, d = (_P1 + _P2) & _WORD, _P2, 0, -_P1 & _WORD
+def _hash_page(page: Readable, seed: int) -> int:
+    """XXH64 (xxHash specification, "XXH64 algorithm description") of one page."""
+    a, b, c, d = (seed + _P1 + _P2) & _MASK, (seed + _P2) & _MASK, seed, (seed - _P1) & _MASK
     for w, x, y, z in struct.iter_unpack("<4Q", page):
         a, b, c, d = _round(a, w), _round(b, x), _round(c, y), _round(d, z)
-    value = (_rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)) & _WORD
+    value = (_rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)) & _MASK
     for lane in (a, b, c, d):
-        value = ((value ^ _round(0, lane)) * _P1 + _P4) & _WORD
-    value = (value + PAGE_SIZE) & _WORD
-    value = (value ^ value >> 33) * _P2 & _WORD
-    value = (value ^ value >> 29) * _P3 & _WORD
+        value = ((value ^ _round(0, lane)) * _P1 + _P4) & _MASK
+    value = (value + PAGE_SIZE) & _MASK
+    value = (value ^ value >> 33) * _P2 & _MASK
+    value = (value ^ value >> 29) * _P3 & _MASK
     return value ^ value >> 32
 
 
-def page_hashes(ram: Readable, numbers: Sequence[int]) -> array[int]:
-    """XXH64 (seed 0) of each page."""
+def page_hashes(ram: Readable, numbers: Sequence[int], seed: int = 0) -> array[int]:
+    """XXH64 of each page."""
     _check_numbers(len(ram), numbers)
-    return array("Q", (_hash_page(_page(ram, number)) for number in numbers))
+    return array("Q", (_hash_page(_page(ram, number), seed) for number in numbers))
 
 
 # -------------------------------------------------------------------------------------------- pages
@@ -138,87 +144,270 @@ def classify(ram: Readable) -> bytearray:
 # ------------------------------------------------------------------------------------------- chunks
 
 
+class Contents(NamedTuple):
+    zero: int
+    raw: int
+    delta: int
+    copied: int
+    first: int
+    last: int
+
+
+class Encoded(NamedTuple):
+    next: int
+    start: int
+    length: int
+    zero: int
+    raw: int
+    delta: int
+    copied: int
+    unchanged: int
+    skipped: int
+
+
 def bound(count: int) -> int:
-    """The most bytes that a chunk of ``count`` pages can have."""
+    """The most bytes that a chunk of ``count`` entries can have."""
     return _HEAD.size + count * (_ENTRY.size + PAGE_SIZE)
 
 
-def encode(ram: Readable, numbers: Sequence[int], out: bytearray | memoryview) -> int:
-    """Describe the pages ``numbers`` of ``ram`` as one chunk at the start of ``out``; return its length."""
-    if len(out) < bound(len(numbers)):
-        raise ValueError(f"a chunk of {len(numbers)} pages needs room for {bound(len(numbers))} bytes")
-    _check_numbers(len(ram), numbers)
-    directory = bytearray()
-    data = bytearray()
-    for number in numbers:
-        page = _page(ram, number)
+def _delta(new: bytes, old: bytes) -> bytes:
+    """The runs that make ``new`` of ``old``; ``new`` itself if they are no shorter."""
+    out = bytearray()
+    equal = [new[at : at + _WORD] == old[at : at + _WORD] for at in range(0, PAGE_SIZE, _WORD)]
+    at = 0
+    while False in equal[at:]:
+        begin = equal.index(False, at)
+        end = equal.index(True, begin) if True in equal[begin:] else len(equal)
+        out += _RUN.pack(begin - at, end - begin) + new[begin * _WORD : end * _WORD]
+        at = end
+    return bytes(out) if len(out) < PAGE_SIZE else new
+
+
+def _runs(data: Readable) -> list[tuple[int, bytes]] | None:
+    """Offset and new contents of each run of a delta; None if they do not fit into a page."""
+    found = []
+    used = at = 0
+    while used < len(data):
+        if len(data) - used < _RUN.size:
+            return None
+        skip, count = _RUN.unpack_from(data, used)
+        begin = used + _RUN.size
+        used = begin + count * _WORD
+        if not count or at + skip + count > PAGE_SIZE // _WORD or used > len(data):
+            return None
+        found.append(((at + skip) * _WORD, bytes(data[begin:used])))
+        at += skip + count
+    return found
+
+
+class Encoder:
+    def __init__(self, ram: Readable, versions: int = 0, seed: int = 0) -> None:
+        self._ram = ram
+        self._pages = len(ram) // PAGE_SIZE
+        self._seed = seed
+        self._versions: dict[int, bytes] = {}
+        self._owner: list[int | None] = [None] * min(versions, self._pages)
+        self._turn = 0
+        self._hash_of: dict[int, int] = {}
+        self._table: dict[int, int] = {}
+        self._mask = 15
+        while self._mask + 1 < 2 * self._pages:
+            self._mask = 2 * self._mask + 1
+
+    def encode(
+        self,
+        wanted: Readable,
+        first: int,
+        out: bytearray | memoryview,
+        *,
+        skip: Readable | None = None,
+        present: Readable | None = None,
+        remember: bool = False,
+        dedupe: bool = False,
+    ) -> Encoded:
+        for marks in (wanted, skip, present):
+            if marks is not None and len(marks) != self._pages:
+                raise ValueError(f"{len(marks)} marks for {self._pages} pages")
+        if len(out) < bound(1):
+            raise ValueError(f"a chunk needs room for {bound(1)} bytes at least")
+        most = (len(out) - _HEAD.size) // (_ENTRY.size + PAGE_SIZE)
+        entries: list[tuple[int, int, int]] = []
+        data = bytearray()
+        counts = dict.fromkeys(("zero", "raw", "delta", "copied", "unchanged", "skipped"), 0)
+        number = first
+        while number < self._pages and len(entries) < most:
+            if wanted[number]:
+                if skip is not None and skip[number]:
+                    counts["skipped"] += 1
+                elif present is not None and not present[number]:
+                    self._zero(number, entries)
+                    counts["zero"] += 1
+                else:
+                    how, told = self._encode_page(number, entries, remember, dedupe)
+                    counts[how] += 1
+                    data += told
+            number += 1
+        while number < self._pages and not wanted[number]:
+            number += 1
+        start = (most - len(entries)) * _ENTRY.size
+        directory = b"".join(_ENTRY.pack(*entry) for entry in entries)
+        chunk = _HEAD.pack(len(entries), len(data)) + directory + data
+        out[start : start + len(chunk)] = chunk
+        return Encoded(number, start, len(chunk), **counts)
+
+    def _encode_page(
+        self, number: int, entries: list[tuple[int, int, int]], remember: bool, dedupe: bool
+    ) -> tuple[str, bytes]:
+        page = _page(self._ram, number)
         if page == _NO_PAGE:
-            directory += _ENTRY.pack(number, ZERO, 0)
+            self._zero(number, entries)
+            return "zero", b""
+        told = page
+        if number in self._versions:
+            told = _delta(page, self._versions[number])
+            if not told:
+                return "unchanged", b""
+            self._versions[number] = page
+        elif remember and self._owner:
+            self._keep(number, page)
+        if dedupe:
+            other = self._same(number, _hash_page(page, self._seed) or 1)
+            if other is not None:
+                entries.append((number, COPY, 4))
+                return "copied", struct.pack("<I", other)
         else:
-            directory += _ENTRY.pack(number, RAW, PAGE_SIZE)
-            data += page
-    chunk = _HEAD.pack(len(numbers), len(data)) + directory + data
-    out[: len(chunk)] = chunk
-    return len(chunk)
+            self._hash_of.pop(number, None)
+        encoding, how = (DELTA, "delta") if len(told) < PAGE_SIZE else (RAW, "raw")
+        entries.append((number, encoding, len(told)))
+        return how, told
+
+    def _zero(self, number: int, entries: list[tuple[int, int, int]]) -> None:
+        if self._versions.pop(number, None) is not None:
+            self._owner[self._owner.index(number)] = None
+        self._hash_of.pop(number, None)
+        if entries:
+            first, encoding, length = entries[-1]
+            if encoding == ZERO and length < _LONGEST_RUN and first + length == number:
+                entries[-1] = (first, ZERO, length + 1)
+                return
+        entries.append((number, ZERO, 1))
+
+    def _keep(self, number: int, page: bytes) -> None:
+        oldest = self._owner[self._turn]
+        if oldest is not None:
+            del self._versions[oldest]
+        self._owner[self._turn] = number
+        self._versions[number] = page
+        self._turn = (self._turn + 1) % len(self._owner)
+
+    def _same(self, number: int, value: int) -> int | None:
+        """A page that was last sent with the same contents, if one is known."""
+        other = self._table.get(value & self._mask)
+        self._hash_of[number] = value
+        if other is not None and other != number and self._hash_of.get(other) == value:
+            return other
+        self._table[value & self._mask] = number
+        return None
 
 
-def _directory(chunk: Readable, pages: int) -> list[tuple[int, int, int]]:
+class _Entry(NamedTuple):
+    number: int
+    encoding: int
+    data: Readable
+    run: int
+
+
+def _directory(chunk: Readable, pages: int, *, again: bool) -> list[_Entry]:
     """The entries of a chunk of which everything has been checked."""
     if len(chunk) < _HEAD.size:
         raise StateError("RAM chunk: shorter than its own header")
     count, announced = _HEAD.unpack_from(chunk)
     if count > (len(chunk) - _HEAD.size) // _ENTRY.size:
         raise StateError(f"RAM chunk: {count} pages are announced, the chunk is too short for them")
-    data = _HEAD.size + count * _ENTRY.size
-    entries = list(_ENTRY.iter_unpack(chunk[_HEAD.size : data]))
+    data = chunk[_HEAD.size + count * _ENTRY.size :]
+    entries = []
     previous = -1
-    total = 0
-    for number, encoding, size in entries:
-        if number >= pages:
-            raise StateError(f"RAM chunk: page {number} is outside the {pages} pages of RAM")
+    used = 0
+    for number, encoding, size in _ENTRY.iter_unpack(chunk[_HEAD.size : _HEAD.size + count * _ENTRY.size]):
+        run, length = (size, 0) if encoding == ZERO else (1, size)
+        if number + run > pages:
+            raise _outside(number, pages)
         if number <= previous:
             raise StateError(f"RAM chunk: page {number} is out of order")
-        if encoding not in (ZERO, RAW):
-            name = _RESERVED.get(encoding, encoding)
+        if encoding > COPY:
             raise StateError(
-                f"RAM chunk: page {number} has encoding {name}, which this version does not read"
+                f"RAM chunk: page {number} has encoding {encoding}, which this version does not read"
             )
-        if size != (0 if encoding == ZERO else PAGE_SIZE):
+        if encoding >= DELTA and not again:
+            raise StateError(
+                f"RAM chunk: page {number} is told by another version of it, but comes for the first time"
+            )
+        sound = {ZERO: size > 0, RAW: size == PAGE_SIZE, DELTA: 0 < size <= PAGE_SIZE, COPY: size == 4}
+        if not sound[encoding]:
             raise StateError(f"RAM chunk: page {number} has {size} bytes")
-        total += size
-        previous = number
-    if total != announced or data + total != len(chunk):
+        told = data[used : used + length]
+        if len(told) < length:
+            raise StateError("RAM chunk: its length does not fit its pages")
+        if encoding == DELTA and _runs(told) is None:
+            raise StateError(f"RAM chunk: page {number} has a delta that does not fit into a page")
+        if encoding == COPY and struct.unpack("<I", told)[0] >= pages:
+            raise _outside(number, pages)
+        entries.append(_Entry(number, encoding, told, run))
+        used += length
+        previous = number + run - 1
+    if used != announced or used != len(data):
         raise StateError("RAM chunk: its length does not fit its pages")
     return entries
 
 
-def _summary(entries: list[tuple[int, int, int]]) -> tuple[int, int, int, int]:
-    raw = sum(encoding == RAW for _, encoding, _ in entries)
-    first, last = (entries[0][0], entries[-1][0]) if entries else (-1, -1)
-    return len(entries) - raw, raw, first, last
+def _outside(number: int, pages: int) -> StateError:
+    return StateError(f"RAM chunk: page {number}, or what it refers to, is outside the {pages} pages of RAM")
 
 
-def inspect(chunk: Readable, pages: int) -> tuple[int, int, int, int]:
-    """Check a chunk for a RAM of ``pages`` pages and change nothing."""
+def _contents(entries: list[_Entry]) -> Contents:
+    zero, raw, delta, copied = (
+        sum(entry.run for entry in entries if entry.encoding == code) for code in range(4)
+    )
+    first, last = (entries[0].number, entries[-1].number + entries[-1].run - 1) if entries else (-1, -1)
+    return Contents(zero, raw, delta, copied, first, last)
+
+
+def inspect(chunk: Readable, pages: int) -> Contents:
+    """Check a chunk for a RAM of ``pages`` pages, each of which comes once, and change nothing."""
     if pages < 0:
         raise ValueError("a negative number of pages")
-    return _summary(_directory(chunk, pages))
+    return _contents(_directory(chunk, pages, again=False))
 
 
-def decode(
-    chunk: Readable, ram: bytearray | memoryview, seen: bytearray | None = None
-) -> tuple[int, int, int, int]:
+def decode(chunk: Readable, ram: bytearray | memoryview, seen: bytearray | None = None) -> Contents:
     """Write the pages of a chunk into ``ram``, after all of it passed ``inspect``; returns the same."""
     pages = len(ram) // PAGE_SIZE
     if seen is not None and len(seen) != pages:
         raise ValueError(f"{len(seen)} marks for {pages} pages")
-    entries = _directory(chunk, pages)
-    data = _HEAD.size + len(entries) * _ENTRY.size
-    for number, encoding, size in entries:
-        if seen is None or seen[number] or encoding != ZERO:
-            # A zero page has no data of its own.
-            ram[number * PAGE_SIZE : (number + 1) * PAGE_SIZE] = chunk[data : data + size] or _NO_PAGE
-        if seen is not None:
-            seen[number] = 1
-        data += size
-    return _summary(entries)
+    entries = _directory(chunk, pages, again=seen is not None)
+    for entry in entries:
+        for number in range(entry.number, entry.number + entry.run):
+            _write_page(entry, number, ram, seen)
+            if seen is not None:
+                seen[number] = 1
+    return _contents(entries)
+
+
+def _write_page(entry: _Entry, number: int, ram: bytearray | memoryview, seen: bytearray | None) -> None:
+    page = memoryview(ram)[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
+    if entry.encoding == ZERO:
+        if (seen is None or seen[number]) and page != _NO_PAGE:
+            page[:] = _NO_PAGE
+        return
+    if entry.encoding == RAW:
+        page[:] = entry.data
+        return
+    assert seen is not None
+    other = number if entry.encoding == DELTA else struct.unpack("<I", entry.data)[0]
+    if not seen[other]:
+        raise StateError(f"RAM chunk: page {number} refers to a page that has not come yet")
+    if entry.encoding == COPY:
+        page[:] = _page(ram, other)
+        return
+    for at, new in _runs(entry.data) or ():
+        page[at : at + len(new)] = new

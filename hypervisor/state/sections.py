@@ -14,7 +14,7 @@ another version can be told apart. A section's header has its own checksum: its 
 only after that, and only up to the limit of its name, *before* memory is taken for it.
 
 The last section, ``end``, holds the BLAKE2b-256 digest of the header, of every section header and of
-every payload but those of ``ram``. RAM comes in through the CRC-32C in the section headers, because
+every payload but those of ``ram`` and ``packed``. RAM comes in through the CRC-32C in the section headers, because
 BLAKE2b runs at a tenth of the speed of memory. Per RAM chunk this leaves what CRC-32C cannot see:
 nothing of up to three altered bits or of one burst of 32, and one in 2**32 of all else. The digest is
 no defence against forgery, anyone can compute it; authentic peers are the channel's business.
@@ -32,7 +32,7 @@ from hypervisor.state.codec import bound, crc32c
 from hypervisor.state.model import CLUSTER
 
 MAGIC: Final = b"\x93HVSTATE"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 HEADER: Final = struct.Struct("<8sHHII")
 SECTION: Final = struct.Struct("<8sIIII")
 LIVE: Final = 1
@@ -49,6 +49,7 @@ LIMITS: Final[dict[str, int]] = {
     "disk": 4 << 10,
     "clusters": CLUSTERS_MAX * (8 + CLUSTER),
     "ram": bound(CHUNK_PAGES_MAX),
+    "packed": bound(CHUNK_PAGES_MAX),
     "round": 64,
     "end": DIGEST_SIZE,
 }
@@ -94,14 +95,24 @@ class SectionWriter:
         self._digest.update(payload)
         self._gathered += head + payload
 
-    def ram(self, buffer: memoryview, length: int) -> None:
-        """Write a RAM chunk of ``length`` bytes that lies in ``buffer`` after room for the section's header."""
+    def ram(self, buffer: memoryview, start: int, length: int) -> None:
+        """Write a RAM chunk of ``length`` bytes that lies in ``buffer`` at ``start``, behind room for the
+        section's header.
+        """
         self.flush()
-        end = SECTION.size + length
-        head = self._head("ram", buffer[SECTION.size : end])
+        chunk = buffer[start - SECTION.size : start + length]
+        head = self._head("ram", chunk[SECTION.size :])
         self._digest.update(head)
-        buffer[: SECTION.size] = head
-        self._put(buffer[:end])
+        chunk[: SECTION.size] = head
+        self._put(chunk)
+
+    def packed(self, payload: bytes) -> None:
+        """Write a RAM chunk that was compressed."""
+        self.flush()
+        head = self._head("packed", payload)
+        self._digest.update(head)
+        self._put(head)
+        self._put(payload)
 
     def end(self) -> bytes:
         """Write the last section; returns the digest in it, which names this stream."""

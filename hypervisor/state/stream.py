@@ -11,12 +11,11 @@ that has not run yet, and the state is restored at the very end.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from hypervisor.errors import StateError
-from hypervisor.state.codec import PAGE_SIZE, bound, decode, encode, inspect
+from hypervisor.state.codec import PAGE_SIZE, Encoder, bound, decode, inspect
 from hypervisor.state.model import STATE_VERSION, MachineState
 from hypervisor.state.parts import (
     Configuration,
@@ -28,6 +27,7 @@ from hypervisor.state.parts import (
 from hypervisor.state.sections import (
     CHUNK_PAGES_MAX,
     SECTION,
+    Readable,
     ReadInto,
     SectionReader,
     SectionWriter,
@@ -51,7 +51,7 @@ class Summary(NamedTuple):
     zero: int
     """Pages that were all zero."""
     normal: int
-    """Pages sent as they are."""
+    """Pages as they are."""
     digest: bytes
     """Names this stream: any other machine has another one."""
 
@@ -60,11 +60,17 @@ class Summary(NamedTuple):
 
 
 def write_stream(
-    state: MachineState, ram: memoryview, write: Write, *, progress: Progress | None = None
+    state: MachineState,
+    ram: memoryview,
+    write: Write,
+    *,
+    present: Readable | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Write a machine that is not running.
 
-    ``ram`` is its memory, indexed by guest-physical address.
+    ``ram`` is its memory, indexed by guest-physical address; ``present`` has a byte for each page, which is
+    0 where the page is known to be all zero, so that it need not be read.
 
     Raises:
         StateError: the state has something in it that cannot be written.
@@ -76,18 +82,19 @@ def write_stream(
     out = SectionWriter(write, STATE_VERSION)
     write_configuration(out, Configuration(state.config, state.identity, state.epoch))
     write_machine(out, state)
-    zero = normal = 0
-    numbers = memoryview(array("I", range(total // PAGE_SIZE)))
+    zero = normal = at = 0
+    pages = total // PAGE_SIZE
+    encoder = Encoder(ram)
+    everything = b"\1" * pages
     buffer = memoryview(bytearray(SECTION.size + bound(CHUNK_PAGES)))
-    for start in range(0, len(numbers), CHUNK_PAGES):
-        chunk = numbers[start : start + CHUNK_PAGES]
-        length = encode(ram, chunk, buffer[SECTION.size :])
-        out.ram(buffer, length)
-        raw = (length - bound(0)) // PAGE_SIZE  # the directory of a chunk is shorter than a page
-        normal += raw
-        zero += len(chunk) - raw
+    while at < pages:
+        done = encoder.encode(everything, at, buffer[SECTION.size :], present=present)
+        out.ram(buffer, SECTION.size + done.start, done.length)
+        at = done.next
+        zero += done.zero
+        normal += done.raw
         if progress is not None:
-            progress((start + len(chunk)) * PAGE_SIZE, total)
+            progress(at * PAGE_SIZE, total)
     digest = out.end()
     return Summary(out.written, zero, normal, digest)
 
@@ -128,14 +135,16 @@ class StreamReader:
         while sections.name == "ram":
             chunk = sections.payload_into(buffer)
             # Looking before decoding keeps a page that comes twice from being written twice.
-            zeros, raws, first, last = inspect(chunk, pages)
-            count = zeros + raws
-            if first != done or last != done + count - 1:
-                raise StateError(f"section ram: pages {first} to {last} came where page {done} was to come")
+            found = inspect(chunk, pages)
+            count = found.zero + found.raw
+            if found.first != done or found.last != done + count - 1:
+                raise StateError(
+                    f"section ram: pages {found.first} to {found.last} came where page {done} was to come"
+                )
             if ram is not None:
                 decode(chunk, ram)
-            zero += zeros
-            normal += raws
+            zero += found.zero
+            normal += found.raw
             done += count
             if progress is not None:
                 progress(done * PAGE_SIZE, self._memory)
