@@ -80,6 +80,9 @@ cdef class PhysicalMemory:
 
     Frames may be *protected*: what they hold is kept elsewhere before anything is stored to them (see
     paging/copy_on_write.py).
+
+    Frames of guest RAM may be *absent*: not here yet (see paging/absent.py). Whatever loads from one here, or
+    stores to one, waits until it has been fetched; ``ram_view`` alone does not look.
     """
 
     def __cinit__(self, uint64_t ram_size):
@@ -113,6 +116,7 @@ cdef class PhysicalMemory:
     def __dealloc__(self):
         free(self.dirty)
         free(self.guarded)
+        free(self.absent)
         if self.monitor_base != NULL:
             munmap(self.monitor_base, MONITOR)
         if self.ram_base != NULL:
@@ -157,6 +161,8 @@ cdef class PhysicalMemory:
             if hpa + size <= MONITOR:
                 return self.monitor_base + hpa
         elif hpa + size <= self.limit:
+            if self.absent != NULL and size:
+                self.await_frames((hpa - MONITOR) >> 12, (hpa - MONITOR + size - 1) >> 12)
             return self.ram_base + (hpa - MONITOR)
         raise AddressError(f"host-physical address {hpa:#x} is outside the machine's memory")
 
@@ -231,6 +237,84 @@ cdef class PhysicalMemory:
         if self.guarded[frame] and claim(&self.guarded[frame]):
             memcpy(self.kept_base + frame * PAGE, self.ram_base + frame * PAGE, PAGE)
             settle(&self.guarded[frame])
+
+    # ---------------------------------------------------------------- absent frames
+
+    def set_absent(self, const uint8_t[::1] frames not None, fetch):
+        """The frames whose byte in ``frames`` is not 0 are absent.
+
+        Whoever needs one calls ``fetch(frame)`` first, which returns when the frame is here or raises.
+        """
+        if <uint64_t>frames.shape[0] != self.ram_size >> 12:
+            raise ValueError(f"{frames.shape[0]} marks for {self.ram_size >> 12} frames")
+        self.forget_absent()
+        cdef uint8_t *absent = <uint8_t *>calloc(frames.shape[0], 1)
+        cdef Py_ssize_t i
+        if absent == NULL:
+            raise HostError(f"no memory for the map of absent frames of {self.ram_size >> 20} MiB")
+        for i in range(frames.shape[0]):
+            if frames[i]:
+                absent[i] = 1
+                self.absent_count += 1
+        self.absent = absent
+        self.fetch_frame = fetch
+        if not self.absent_count:
+            self.forget_absent()
+
+    def forget_absent(self):
+        """No frame is absent any more: RAM is what it is."""
+        free(self.absent)
+        self.absent = NULL
+        self.absent_count = 0
+        self.fetch_frame = None
+
+    def absent_map(self):
+        """A byte for each frame, not 0 if it is absent."""
+        cdef uint64_t frames = self.ram_size >> 12
+        return bytes(frames) if self.absent == NULL else <bytes>(<char *>self.absent)[:frames]
+
+    cpdef bint is_absent(self, uint64_t frame) except? -1:
+        return self.absent != NULL and frame < self.ram_size >> 12 and self.absent[frame]
+
+    def admit(self, uint64_t first, uint64_t count, const uint8_t[::1] data=None):
+        """``count`` frames are here: those of them that were absent take their contents from ``data``.
+
+        None: RAM already holds what they should. What a protected frame held is kept first. Frames that were not absent stay as they are. Returns how
+        many were absent. No one sees a frame that is half filled.
+        """
+        cdef uint64_t frame
+        cdef uint64_t admitted = 0
+        if first + count > self.ram_size >> 12 or (data is not None and <uint64_t>data.shape[0] != count * PAGE):
+            raise ValueError(f"{count} frames from {first} on do not fit")
+        if self.absent == NULL:
+            return 0
+        for frame in range(first, first + count):
+            if self.absent[frame]:
+                if data is not None:
+                    if self.guarded[frame]:
+                        self.keep(frame)
+                    memcpy(self.ram_base + frame * PAGE, &data[(frame - first) * PAGE], PAGE)
+                self.absent[frame] = 0
+                admitted += 1
+        self.absent_count -= admitted
+        if not self.absent_count:
+            self.forget_absent()
+        return admitted
+
+    cpdef int bring_in(self, uint64_t hpa) except -1:
+        """Wait until the frame at ``hpa`` is here: it is about to be mapped."""
+        self.at(hpa, 1)
+        return 0
+
+    cdef int await_frames(self, uint64_t first, uint64_t last) except -1:
+        cdef uint64_t frame
+        for frame in range(first, last + 1):
+            if self.absent != NULL and self.absent[frame]:
+                fetch = self.fetch_frame
+                fetch(frame)
+                if self.absent != NULL and self.absent[frame]:
+                    raise AddressError(f"frame {frame:#x} of guest RAM was fetched and has not come")
+        return 0
 
     # ---------------------------------------------------------------- loads and stores
 

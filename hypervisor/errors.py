@@ -38,3 +38,7 @@ class HostError(HypervisorError):
 
 class AddressError(HypervisorError):
     """An address named by a user is not mapped or not in guest RAM."""
+
+
+class FramesLostError(HypervisorError):
+    """A part of a guest's RAM that was still to come will not: the machine cannot go on as it is."""

@@ -59,7 +59,6 @@ class Inspection:
         physical: PhysicalMap
         monitor: Monitor
         devices: IsaPc
-        ram: memoryview
 
     def registers(self) -> dict[str, int]:
         """The virtual registers: what the guest believes."""

@@ -34,6 +34,7 @@ from hypervisor.monitor.gate import Gate
 from hypervisor.monitor.loop import FOREVER, Monitor, Stop
 from hypervisor.monitor.pacing import Pacer
 from hypervisor.monitor.vcpu import VirtualCpu
+from hypervisor.paging.absent import AbsentFrames
 from hypervisor.paging.dirty import DirtyLog
 from hypervisor.paging.forms import DEFAULT_FORM, FORMS
 from hypervisor.paging.physical import PhysicalMap
@@ -108,7 +109,9 @@ class VirtualMachine(Inspection):
         """How the guest ended its life, if it did: ``exit`` or ``reset``."""
         self.console = Console(self)
         self.memory = PhysicalMemory(config.memory)
-        self.ram = self.memory.ram_view()
+        self.absent = AbsentFrames(self.memory)
+        """Which frames of RAM are not here yet, and how they come."""
+        self._ram = self.memory.ram_view()
         self.cpu = Cpu(self.memory, chosen.intercepts, exact=config.clock == "exact")
         self.physical = PhysicalMap(config.memory)
         self.paging_form = paging
@@ -118,7 +121,7 @@ class VirtualMachine(Inspection):
         self.vcpu = VirtualCpu(self.cpu, self.memory, self.paging, chosen.real_ring)
         self.clock = VirtualClock(self.cpu, exact=config.clock == "exact")
         self.devices = IsaPc(
-            self.clock, self.ram, self._output, self._exit, self._reset, disks=self.disks.list
+            self.clock, self._ram, self._output, self._exit, self._reset, disks=self.disks.list
         )
         self.vcpu.bus = self.devices
         self.monitor = Monitor(self.vcpu, chosen, self.devices, self.clock)
@@ -269,6 +272,15 @@ class VirtualMachine(Inspection):
             if stop.reason in ("exit", "reset"):
                 self.ended = stop
             return stop
+
+    @property
+    def ram(self) -> memoryview:
+        """All of guest RAM, indexed by guest-physical address; waits for frames that are absent.
+
+        Who stores to it calls ``paging.about_to_write``. Raises FramesLostError.
+        """
+        self.absent.complete()
+        return self._ram
 
     @property
     def running(self) -> bool:

@@ -8,6 +8,9 @@ cdef class PhysicalMemory:
     cdef uint8_t *guarded
     cdef uint8_t *kept_base
     cdef object kept
+    cdef uint8_t *absent
+    cdef object fetch_frame
+    cdef readonly uint64_t absent_count
     cdef readonly uint64_t ram_size
     cdef readonly uint64_t limit
     cdef int ram_fd
@@ -16,6 +19,9 @@ cdef class PhysicalMemory:
     cpdef bint protected(self, uint64_t frame) except? -1
     cpdef int about_to_store(self, uint64_t frame) except -1
     cdef void keep(self, uint64_t frame) noexcept nogil
+    cdef int await_frames(self, uint64_t first, uint64_t last) except -1
+    cpdef bint is_absent(self, uint64_t frame) except? -1
+    cpdef int bring_in(self, uint64_t hpa) except -1
     cdef uint64_t *shadow_slot(self, uint64_t root, uint32_t gva)
     cpdef uint32_t load8(self, uint64_t hpa) except? 0xdeadbeef
     cpdef uint32_t load16(self, uint64_t hpa) except? 0xdeadbeef

@@ -20,6 +20,10 @@ step. The same loan serves stores to addresses without memory, which go into a s
 
 Data that is at the same time a page table of the guest may be *traced*, and is then read-only like code. And
 any frame may be *protected* (see ``copy_on_write``): read-only until what it holds has been kept.
+Data that is at the same time a page table of the guest may be *traced*, and is then read-only like code.
+
+A frame that is *absent* (see ``absent``) is fetched before an entry that maps it is filled, and so the CPU
+never reaches one.
 """
 
 from __future__ import annotations
@@ -131,6 +135,7 @@ class ShadowPaging:
         if hpa == NOWHERE:
             self.fill_hole(gva, self.slot(gva, page.large), write, page.user)
             return
+        self.memory.bring_in(hpa)
         entry = hpa | PRESENT | (USER if page.user else 0)
         frame = page.gpa >> 12
         if write:
@@ -187,7 +192,7 @@ class ShadowPaging:
             if lower & CACHEABLE != CACHEABLE or memory.load64(slot + 8 * n):
                 continue
             hpa = self.physical.hpa(lower & ~0xFFF)
-            if hpa == NOWHERE:
+            if hpa == NOWHERE or memory.is_absent(lower >> 12):
                 continue
             both = upper & lower
             entry = hpa | PRESENT | (both & USER)
@@ -356,6 +361,7 @@ class ShadowPaging:
         hpa = self.physical.hpa(page.gpa)
         if hpa == NOWHERE:
             return NOWHERE
+        self.memory.bring_in(hpa)
         frame = page.gpa >> 12
         if write:
             self.memory.about_to_store(frame)
