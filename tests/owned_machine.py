@@ -47,6 +47,9 @@ class ScriptedLog:
         self._looks = 0
         self.active = False
 
+    def another(self):
+        return self
+
     def start(self) -> None:
         assert not self.active
         self.active = True

@@ -41,6 +41,7 @@ from hypervisor.migration.protocol import (
     Standing,
     Welcome,
 )
+from hypervisor.migration.report import Part
 from hypervisor.state.codec import Encoder
 from hypervisor.state.live import LiveWriter
 from hypervisor.state.model import MachineState
@@ -783,7 +784,19 @@ def test_the_report_speaks_qemus_language() -> None:
     # All pages, of which six are full; what was written to during each round, and until the guest stopped,
     # of that two and two for the first time, and the others as deltas.
     assert (plain["ram"]["duplicate"], plain["ram"]["normal"]) == (250, 6 + 2 + 2)
-    assert plain["ram"]["delta"] == 1 + 2
+    assert plain["xbzrle-cache"]["pages"] == 1 + 2
+    assert plain["rounds"][1]["encodings"] == {
+        "zero": 0,
+        "normal": 2,
+        "delta": 1,
+        "copied": 0,
+        "unchanged": 0,
+    }
+    assert sum(plain["rounds"][0]["heat"]) == 3
+    assert plain["rounds"][0]["heat"][5] == plain["rounds"][0]["heat"][255] == 1
+    assert plain["ram"]["precopy-bytes"] + plain["ram"]["downtime-bytes"] == plain["ram"]["transferred"]
+    assert list(plain["downtime-parts"]) == [*Part]
+    assert sum(plain["downtime-parts"].values()) == pytest.approx(plain["downtime"], abs=5)
     assert plain["ram"]["normal-bytes"] == 10 * 4096 < plain["ram"]["transferred"]
     assert [one["pages"] for one in plain["rounds"]] == [256, 3]
     assert [one["dirty-pages"] for one in plain["rounds"]] == [3, 3]
@@ -801,7 +814,7 @@ def test_the_report_speaks_qemus_language() -> None:
         "commit",
     ]
     assert there.status == "completed"
-    assert (there.ram.normal, there.ram.delta) == (10, 3)
+    assert (there.ram.normal, there.xbzrle_cache.pages) == (10, 3)
     assert there.ram.dirty_sync_count == 3
 
 

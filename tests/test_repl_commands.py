@@ -281,12 +281,12 @@ def test_files_that_cannot_be_loaded_leave_the_guest_alone(prompt, vm, tmp_path)
 
 def test_a_peer_that_is_not_there_leaves_a_running_guest_running(prompt, monkeypatch):
     from hypervisor.migration.source import SendError
-    from hypervisor.repl.commands import lifecycle
+    from hypervisor.repl.commands import migration
 
     def nobody(vm, peer, **options):
         raise SendError(f"cannot reach {peer}; the guest is still here", None)
 
-    monkeypatch.setattr(lifecycle, "send", nobody)
+    monkeypatch.setattr(migration, "send", nobody)
     say(prompt, "run &")
     assert say(prompt, "migrate tcp:127.0.0.1:1").endswith("the guest is still here\n")
     assert prompt.state() == "(hv running) "
@@ -298,7 +298,7 @@ def test_a_peer_that_is_not_there_leaves_a_running_guest_running(prompt, monkeyp
 def test_a_guest_in_doubt_does_not_run_until_it_is_settled(prompt, monkeypatch):
     from hypervisor.migration.protocol import Departure
     from hypervisor.migration.source import UnsettledError
-    from hypervisor.repl.commands import lifecycle
+    from hypervisor.repl.commands import migration
 
     class Handover:
         address = "tcp:127.0.0.1:1"
@@ -313,7 +313,7 @@ def test_a_guest_in_doubt_does_not_run_until_it_is_settled(prompt, monkeypatch):
     def broken(vm, peer, **options):
         raise UnsettledError("the link broke", Handover())
 
-    monkeypatch.setattr(lifecycle, "send", broken)
+    monkeypatch.setattr(migration, "send", broken)
     say(prompt, "run &", "migrate tcp:127.0.0.1:1")
     assert prompt.state() == "(hv) "
     assert "`settle` it first" in say(prompt, "run")
@@ -326,9 +326,9 @@ def test_a_guest_in_doubt_does_not_run_until_it_is_settled(prompt, monkeypatch):
 
 def test_a_guest_that_moved_away_is_not_here(prompt, vm, monkeypatch):
     from hypervisor.migration.report import Report
-    from hypervisor.repl.commands import lifecycle
+    from hypervisor.repl.commands import migration
 
-    monkeypatch.setattr(lifecycle, "send", lambda vm, peer, **options: Report())
+    monkeypatch.setattr(migration, "send", lambda vm, peer, **options: Report())
     say(prompt, "run &")
     assert say(prompt, "migrate tcp:127.0.0.1:4444").startswith("at tcp:127.0.0.1:4444: ")
     assert vm.closed

@@ -113,7 +113,7 @@ class Outcome(NamedTuple):
         """(what, value, remark)"""
         ram, report = self.report.ram, self.report
         pages = ram.total // ram.page_size
-        again = ram.delta + ram.copied
+        again = self.report.xbzrle_cache.pages + self.report.copied_pages
         yield "moved at", f"{self.move_at:,}", f"of {self.end_at:,} instructions"
         yield "exits on A", f"{self.exits:,}", "times the monitor stepped in until then"
         yield "pages", f"{pages:,}", f"{ram.duplicate:,} zero, {ram.normal:,} raw, {again:,} by others"

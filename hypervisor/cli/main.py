@@ -14,11 +14,18 @@ from types import FrameType
 from typing import NoReturn
 
 import hypervisor
-from hypervisor.cli import bench, certificates, demo, info, run
+from hypervisor.cli import bench, certificates, demo, info, plot, run
 from hypervisor.cli.command import Command, Parser
 from hypervisor.errors import HypervisorError
 
-COMMANDS: tuple[Command, ...] = (run.COMMAND, demo.COMMAND, bench.COMMAND, certificates.COMMAND, info.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    run.COMMAND,
+    demo.COMMAND,
+    bench.COMMAND,
+    certificates.COMMAND,
+    plot.COMMAND,
+    info.COMMAND,
+)
 
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE

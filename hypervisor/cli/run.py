@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         held.callback(session.close)
         interactive = sys.stdin.isatty() and sys.stdout.isatty()
         vm.pace = interactive if options.pace is None else options.pace
-        prompt = Prompt(session, interactive=interactive, credentials=credentials)
+        prompt = Prompt(session, interactive=interactive, credentials=credentials, report=options.report)
         if options.until is not None:
             session.breakpoints.add(options.until)
         at_prompt: bool = options.prompt
@@ -107,7 +107,13 @@ def _machine(
         listener = held.enter_context(Listener(options.incoming, credentials=credentials))
         print(f"hv: waiting for a guest at {listener.address}", file=sys.stderr, flush=True)
         return machines.receive(
-            listener, options.technique, show, options.disk, options.paging, most=options.memory
+            listener,
+            options.technique,
+            show,
+            options.disk,
+            options.paging,
+            most=options.memory,
+            path=options.report,
         )
     return VirtualMachine.boot(
         images.find(options.image),
@@ -189,6 +195,13 @@ COMMAND = Command(
         Option(
             ("--token-file",),
             "for tls: addresses: a secret that both monitors know, instead of certificates or besides",
+            Path,
+            metavar="FILE",
+        ),
+        Option(
+            ("--report",),
+            "write what a migration did, from here or to here, to this file as JSON, while it goes on: "
+            "`hv plot` draws it",
             Path,
             metavar="FILE",
         ),

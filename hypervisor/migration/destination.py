@@ -27,7 +27,8 @@ from hypervisor.migration.protocol import (
     Welcome,
     refusal,
 )
-from hypervisor.migration.report import Phase, Recorder, Report
+from hypervisor.migration.recorder import Recorder
+from hypervisor.migration.report import Phase, Report
 from hypervisor.state.live import LiveReader
 from hypervisor.state.model import MachineConfig
 from hypervisor.state.parts import Configuration

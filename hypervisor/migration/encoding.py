@@ -69,8 +69,8 @@ class Packer:
         self._speed = 500e6
         self._ratio = 0.5
         self._passed = 0
-        self.chunks = 0
-        """Chunks that were compressed."""
+        self.chunks = self.before = self.after = 0
+        """Chunks that were compressed, and their bytes."""
 
     def __call__(self, chunk: Readable) -> bytes | None:
         """The chunk compressed; None if it is to be sent as it is."""
@@ -86,6 +86,8 @@ class Packer:
         if len(packed) >= len(chunk):
             return None
         self.chunks += 1
+        self.before += len(chunk)
+        self.after += len(packed)
         return packed
 
     def _worth_trying(self, rate: float | None) -> bool:

@@ -17,7 +17,9 @@ from typing import Final, Self
 from hypervisor.migration.encoding import Deduplication, Link
 from hypervisor.migration.policy import Decision, Policy
 from hypervisor.migration.protocol import Departure
-from hypervisor.migration.report import Recorder, Round
+from hypervisor.migration.recorder import Recorder
+from hypervisor.migration.report import Part, Round
+from hypervisor.paging.dirty import either
 from hypervisor.state.codec import PAGE_SIZE
 from hypervisor.state.live import LiveWriter
 
@@ -37,6 +39,7 @@ class PreCopy:
     ) -> None:
         self._departure = departure
         self._vm = departure.vm
+        self._log = self._vm.dirty.another()
         self._out = out
         self._recorder = recorder
         self._policy = policy
@@ -46,12 +49,12 @@ class PreCopy:
         self._dedupe = Deduplication(link)
 
     def __enter__(self) -> Self:
-        self._recorder.total(self._vm.config.memory)
-        self._vm.visit(self._vm.dirty.start)
+        self._recorder.total(self._vm.config.memory, VERSIONS * PAGE_SIZE)
+        self._vm.visit(self._log.start)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._vm.visit(self._vm.dirty.stop)
+        self._vm.visit(self._log.stop)
 
     def rounds(self) -> None:
         """Send rounds until the policy stops them."""
@@ -66,8 +69,10 @@ class PreCopy:
     def last_pages(self) -> None:
         """The guest has stopped: send what it has written to since."""
         self._harvest()
-        self._recorder.begin_last_pages(self._pending.count(1))
+        self._recorder.part(Part.HARVEST)
+        self._recorder.begin_last_pages(self._pages - self._pending.count(0))
         self._send_all(self._take_pending(), None, None)
+        self._recorder.part(Part.LAST_PAGES)
 
     def _round(self, decision: Decision) -> None:
         sending = self._take_pending()
@@ -75,7 +80,7 @@ class PreCopy:
         self._send_all(sending, round_, _Pace(decision.rate, self._out.written))
         self._out.end_round()
         self._harvest()
-        self._recorder.end_round(round_, self._pending.count(1))
+        self._recorder.end_round(round_, self._pending)
 
     def _send_all(self, sending: bytearray, round_: Round | None, pace: _Pace | None) -> None:
         present = self._vm.present() if all(sending) else None
@@ -87,7 +92,8 @@ class PreCopy:
         while at < self._pages:
             if round_ is not None and time.monotonic() - looked > PEEK:
                 self._harvest()
-                looked, skip = time.monotonic(), self._pending
+                looked = time.monotonic()
+                skip = self._pending
             dedupe = self._dedupe.pays
             done = self._out.pages(sending, at, skip=skip, present=present, remember=remember, dedupe=dedupe)
             if dedupe:
@@ -99,9 +105,7 @@ class PreCopy:
 
     def _harvest(self) -> None:
         """Add to the pending pages what was written to since the last harvest."""
-        written = self._vm.visit(self._vm.dirty.harvest)
-        both = int.from_bytes(self._pending, "little") | int.from_bytes(written, "little")
-        self._pending[:] = both.to_bytes(self._pages, "little")
+        self._pending = either(self._pending, self._vm.visit(self._log.harvest))
 
     def _take_pending(self) -> bytearray:
         """The pages that are pending, of which none is any more."""

@@ -76,6 +76,10 @@ class DirtyLog(Protocol):
     ``start``, ``harvest`` and ``stop`` are only called while the guest stands still.
     """
 
+    def another(self) -> DirtyLog:
+        """A log of the same RAM that is not started: everybody who copies it has one."""
+        ...
+
     @property
     def active(self) -> bool: ...
     def start(self) -> None:

@@ -1,21 +1,26 @@
 """What a migration did and how long it took, in the vocabulary of QEMU's ``query-migrate``.
 
 Times are milliseconds of the host's monotonic clock, sizes are bytes. Field names have hyphens in JSON
-(``total-time``), as in QEMU's QAPI schema, ``qapi/migration.json``.
+(``total-time``), as in QEMU's QAPI schema, ``qapi/migration.json``; what that has not is in ``downtime-parts``,
+``phases`` and ``rounds``. ``recorder`` fills it in.
 """
 
 from __future__ import annotations
 
 import enum
-import time
-from typing import Literal
+from pathlib import Path
+from typing import Final, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
-from hypervisor.state.codec import PAGE_SIZE, Encoded
-from hypervisor.state.live import Received
-from hypervisor.state.stream import Progress
+from hypervisor.errors import HostError, StateError
+from hypervisor.state.codec import PAGE_SIZE
+
+COLUMNS: Final = 256
+"""Of the heat map: as many pieces of equal size is RAM divided into."""
+LONGEST: Final = 64 << 20
+"""Bytes of a report in a file; a longer one is none of ours."""
 
 
 class Phase(enum.StrEnum):
@@ -30,29 +35,59 @@ class Phase(enum.StrEnum):
     COMMIT = "commit"
 
 
+class Part(enum.StrEnum):
+    """What the downtime consists of, in its order."""
+
+    STOP = "stop"
+    """Until the guest stood still."""
+    HARVEST = "harvest"
+    """Asking the dirty log what is left."""
+    LAST_PAGES = "last-pages"
+    STATE = "state"
+    """CPU, devices and disks: taken and sent."""
+    TRANSFER = "transfer"
+    """Until the destination had received and restored all of it, and said so (Prepared)."""
+    ACTIVATION = "activation"
+    """From Commit until the new owner has acknowledged it."""
+
+
+class Pages(Struct, rename="kebab"):
+    """How pages were told. Each was told in one of these ways."""
+
+    zero: int = 0
+    normal: int = 0
+    """As they are."""
+    delta: int = 0
+    """By what has changed since they were last sent."""
+    copied: int = 0
+    """By the number of a page that is equal."""
+    unchanged: int = 0
+    """Not at all: they were written to, but hold what they held."""
+
+
 class Round(Struct, rename="kebab"):
     """One round of pre-copy."""
 
     number: int
     """From 1; the first sends all of RAM."""
+    start: float = 0.0
+    """Since the migration began."""
+    time: float = 0.0
     pages: int = 0
-    """Pages told, in whatever encoding."""
+    """Pages told."""
+    encodings: Pages = field(default_factory=Pages)
     skipped: int = 0
     """Pages left for the next round, because they were written to again before their turn."""
-    zero: int = 0
-    normal: int = 0
-    delta: int = 0
-    copied: int = 0
-    unchanged: int = 0
     bytes: int = 0
-    time: float = 0.0
+    mbps: float = 0.0
     dirty_pages: int = 0
     """Pages that must be sent after it."""
     dirty_rate: float = 0.0
     """Pages per second that the guest wrote to meanwhile."""
-    mbps: float = 0.0
     expected_downtime: float = 0.0
     """If the guest were stopped now."""
+    heat: list[int] = []
+    """How many of them lie in each of COLUMNS pieces of RAM."""
     page_size: int = PAGE_SIZE
 
     @property
@@ -73,10 +108,6 @@ class RamReport(Struct, rename="kebab"):
     normal: int = 0
     """Pages sent as they are."""
     normal_bytes: int = 0
-    delta: int = 0
-    """Pages told by what has changed since they were last sent."""
-    copied: int = 0
-    """Pages told by another that was sent before."""
     page_size: int = PAGE_SIZE
     dirty_sync_count: int = 0
     """Rounds, with the last pages of the stopped guest as one; stop-and-copy has no other."""
@@ -84,19 +115,50 @@ class RamReport(Struct, rename="kebab"):
     """Pages per second that the guest dirtied in the last round."""
     mbps: float = 0.0
     """Throughput of the copying phases, in 10**6 bits per second."""
+    precopy_bytes: int = 0
+    """Bytes sent while the guest ran."""
+    downtime_bytes: int = 0
+    """Bytes sent while it stood still."""
+
+
+class Xbzrle(Struct, rename="kebab"):
+    """Deltas; QEMU calls them so after their encoding."""
+
+    cache_size: int = 0
+    """Bytes of RAM whose last version is kept for them."""
+    pages: int = 0
+
+
+class Compression(Struct, rename="kebab"):
+    """Chunks that were compressed."""
+
+    chunks: int = 0
+    compressed_size: int = 0
+    compression_rate: float = 0.0
+    """Bytes before, for each byte after."""
+
+
+Status = Literal["none", "setup", "active", "device", "completed", "failed", "unsettled"]
+"""As in QEMU, and ``unsettled``: the link broke in the handover, nobody runs the guest."""
 
 
 class Report(Struct, rename="kebab"):
     """Filled in while the migration runs."""
 
-    status: Literal["none", "setup", "active", "device", "completed", "failed", "unsettled"] = "none"
-    """As in QEMU, and ``unsettled``: the link broke in the handover, nobody runs the guest."""
+    status: Status = "none"
     total_time: float = 0.0
     downtime: float = 0.0
-    """From stopping the guest until its new owner has acknowledged."""
+    """From asking the guest to stop until its new owner has acknowledged."""
     expected_downtime: float = 0.0
     setup_time: float = 0.0
-    ram: RamReport = msgspec.field(default_factory=RamReport)
+    ram: RamReport = field(default_factory=RamReport)
+    xbzrle_cache: Xbzrle = field(default_factory=Xbzrle)
+    compression: Compression = field(default_factory=Compression)
+    copied_pages: int = 0
+    """Pages told by the number of a page that is equal."""
+    unchanged_pages: int = 0
+    """Pages that were written to, but held what they had held."""
+    downtime_parts: dict[str, float] = {}
     phases: dict[str, float] = {}
     """Duration of each phase that was entered."""
     rounds: list[Round] = []
@@ -107,139 +169,26 @@ class Report(Struct, rename="kebab"):
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
-
-class Recorder:
-    """Keeps a report up to date. ``progress`` gets the bytes of RAM that are through, and all of them."""
-
-    def __init__(self, report: Report, progress: Progress | None = None) -> None:
-        self.report = report
-        self._progress = progress
-        self.begin()
-
-    def begin(self) -> None:
-        """It begins now. (A destination has waited before, and that does not count.)"""
-        self.phase = Phase.SETUP
-        self._began = self._entered = time.monotonic_ns()
-        self._stopped: int | None = None
-        self.report.status = "setup"
-        self.report.phases = {}
-        self.report.rounds = []
-
-    def enter(self, phase: Phase) -> None:
-        """End the current phase and begin ``phase``."""
-        now = self._close_phase()
-        report = self.report
-        if self.phase is Phase.SETUP or self.phase is Phase.CONFIGURATION:
-            report.setup_time = _ms(now - self._began)
-        if phase is Phase.STOP:
-            self._stopped = now
-        if phase is Phase.PREPARED:
-            copying = report.phases[Phase.MEMORY] + report.phases.get(Phase.FINAL_STATE, 0.0)
-            report.ram.mbps = round(report.ram.transferred * 8e-3 / max(copying, 0.001), 1)
-        self.phase = phase
-        report.status = {Phase.SETUP: "setup", Phase.CONFIGURATION: "setup", Phase.MEMORY: "active"}.get(
-            phase, "device"
-        )  # type: ignore[assignment]
-
-    # ---------------------------------------------------------------------- RAM, at the source
-
-    def total(self, memory: int) -> None:
-        """So much RAM is to be copied."""
-        self.report.ram.total = self.report.ram.remaining = memory
-
-    def begin_round(self) -> Round:
-        """A further round begins."""
-        self._round_began = time.monotonic_ns()
-        self._round_from = self.report.ram.transferred
-        self.report.ram.dirty_sync_count += 1
-        return Round(number=len(self.report.rounds) + 1)
-
-    def sent(self, sent: Encoded, transferred: int, round_: Round | None = None) -> None:
-        """Pages went out."""
-        ram = self.report.ram
-        told = sent.zero + sent.raw + sent.delta + sent.copied + sent.unchanged
-        ram.duplicate += sent.zero
-        ram.normal += sent.raw
-        ram.delta += sent.delta
-        ram.copied += sent.copied
-        ram.normal_bytes = ram.normal * PAGE_SIZE
-        ram.transferred = transferred
-        ram.remaining = max(ram.remaining - (told + sent.skipped) * PAGE_SIZE, 0)
-        if round_ is not None:
-            round_.zero += sent.zero
-            round_.normal += sent.raw
-            round_.delta += sent.delta
-            round_.copied += sent.copied
-            round_.unchanged += sent.unchanged
-            round_.skipped += sent.skipped
-            round_.pages += told
-        if self._progress is not None:
-            self._progress(ram.total - ram.remaining, ram.total)
-
-    def end_round(self, round_: Round, pending: int) -> None:
-        """The round is over, and ``pending`` pages were written to meanwhile."""
-        ram = self.report.ram
-        elapsed = max(time.monotonic_ns() - self._round_began, 1)
-        round_.time = _ms(elapsed)
-        round_.bytes = ram.transferred - self._round_from
-        round_.dirty_pages = pending
-        round_.dirty_rate = round(pending * 1e9 / elapsed, 1)
-        round_.mbps = round(round_.bytes * 8000 / elapsed, 1)
-        # As long per page as this round took, which knows the link and what the pages are like.
-        round_.expected_downtime = round(round_.time * pending / max(round_.pages, 1), 3)
-        ram.remaining = round_.remaining
-        ram.dirty_pages_rate = int(round_.dirty_rate)
-        self.report.expected_downtime = round_.expected_downtime
-        self.report.rounds.append(round_)
-
-    def begin_last_pages(self, pending: int) -> None:
-        """The guest has stopped, and so many pages must still go."""
-        ram = self.report.ram
-        ram.dirty_sync_count += 1
-        ram.remaining = pending * PAGE_SIZE
-        if self._progress is not None:
-            self._progress(ram.total - ram.remaining, ram.total)
-
-    # ----------------------------------------------------------------- RAM, at the destination
-
-    def copied(self, done: int, total: int, transferred: int) -> None:
-        """So much of guest RAM has come."""
-        self.report.ram.transferred = transferred
-        self.report.ram.total = total
-        self.report.ram.remaining = total - done
-        if self._progress is not None:
-            self._progress(done, total)
-
-    def received(self, received: Received, rounds: int) -> None:
-        """All has come."""
-        ram = self.report.ram
-        ram.duplicate = received.zero
-        ram.normal = received.normal
-        ram.delta = received.delta
-        ram.copied = received.copied
-        ram.normal_bytes = received.normal * PAGE_SIZE
-        ram.dirty_sync_count = rounds + 1
-
-    def finish(
-        self, status: Literal["completed", "failed", "unsettled"], transferred: int, error: object = None
-    ) -> None:
-        """The migration is over, one way or the other."""
-        now = self._close_phase()
-        report = self.report
-        report.status = status
-        report.total_time = _ms(now - self._began)
-        report.ram.transferred = transferred
-        if self._stopped is not None:
-            report.downtime = _ms(now - self._stopped)
-        report.error_desc = None if error is None else str(error)
-
-    def _close_phase(self) -> int:
-        now = time.monotonic_ns()
-        phases = self.report.phases
-        phases[self.phase] = round(phases.get(self.phase, 0.0) + _ms(now - self._entered), 3)
-        self._entered = now
-        return now
+    def write(self, path: Path) -> None:
+        """Write it as JSON. Raises HostError."""
+        try:
+            path.write_bytes(self.to_json() + b"\n")
+        except OSError as error:
+            raise HostError(f"cannot write the report {path}: {error.strerror or error}") from None
 
 
-def _ms(nanoseconds: int) -> float:
-    return round(nanoseconds / 1e6, 3)
+def read_report(path: Path) -> Report:
+    """A report in a file.
+
+    Raises:
+        HostError: it cannot be read.
+        StateError: it is no report.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(LONGEST + 1)
+        return msgspec.json.decode(data, type=Report)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror or error}") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise StateError(f"{path}: no report of a migration: {error}") from None

@@ -22,7 +22,8 @@ from hypervisor.migration.protocol import (
     Ready,
     Welcome,
 )
-from hypervisor.migration.report import Phase, Recorder, Report
+from hypervisor.migration.recorder import Recorder
+from hypervisor.migration.report import Part, Phase, Report
 from hypervisor.migration.settle import Handover
 from hypervisor.state.codec import Encoder
 from hypervisor.state.live import LiveWriter
@@ -128,16 +129,21 @@ def _transfer(channel: Channel, departure: Departure, recorder: Recorder, policy
     recorder.enter(Phase.MEMORY)
     link = Link(write)
     head = Configuration(vm.config, departure.identity, departure.epoch)
-    out = LiveWriter(link.write, head, Encoder(vm.ram, VERSIONS, secrets.randbits(64)), Packer(link))
+    packer = Packer(link)
+    out = LiveWriter(link.write, head, Encoder(vm.ram, VERSIONS, secrets.randbits(64)), packer)
     with PreCopy(departure, out, link, recorder, policy) as memory:
         memory.rounds()
         recorder.enter(Phase.STOP)
         departure.stop()
+        recorder.part(Part.STOP)
         recorder.enter(Phase.FINAL_STATE)
         memory.last_pages()
         digest = out.finish(vm.capture())
+        recorder.part(Part.STATE)
+        recorder.compressed(packer.chunks, packer.before, packer.after)
         recorder.enter(Phase.PREPARED)
         prepared = channel.receive(Prepared)
+        recorder.part(Part.TRANSFER)
         if (prepared.transfer, prepared.digest) != (departure.transfer, digest):
             raise MigrationError("the destination prepared something else than what was sent")
         _commit(channel, departure, recorder)
@@ -151,6 +157,7 @@ def _commit(channel: Channel, departure: Departure, recorder: Recorder) -> None:
     if (ack.transfer, ack.epoch) != (message.transfer, message.epoch):
         raise MigrationError("the destination acknowledged something else than what was committed")
     departure.gone()
+    recorder.part(Part.ACTIVATION)
 
 
 def _resolve(

@@ -6,11 +6,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
-from hypervisor.errors import UsageError
+from hypervisor.errors import HostError, UsageError
+from hypervisor.migration.report import Report
 from hypervisor.paging.forms import DEFAULT_FORM
 from hypervisor.state import files
 from hypervisor.state.model import MachineConfig
@@ -60,8 +62,12 @@ def receive(
     paging: str = DEFAULT_FORM,
     *,
     most: int | None = None,
+    path: FilePath | None = None,
 ) -> VirtualMachine:
-    """The guest that the next monitor to connect sends, stopped and ours. ``most`` limits its RAM, in bytes."""
+    """The guest that the next monitor to connect sends, stopped and ours.
+
+    ``most`` limits its RAM, in bytes; ``path`` gets the report.
+    """
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415
 
     def make(config: MachineConfig) -> VirtualMachine:
@@ -69,8 +75,12 @@ def receive(
             raise UsageError(f"the guest has {config.memory} bytes of memory, at most {most} are given here")
         return VirtualMachine.create(under(config, technique), disks, paging)
 
-    with progress("receiving", show) as advance:
-        return listener.receive(make, progress=advance)
+    report = Report()
+    with migration_progress("receiving", report, show, path) as advance:
+        vm = listener.receive(make, progress=advance, report=report)
+    if path is not None:
+        report.write(path)
+    return vm
 
 
 def under(config: MachineConfig, technique: str | None) -> MachineConfig:
@@ -79,18 +89,66 @@ def under(config: MachineConfig, technique: str | None) -> MachineConfig:
 
 
 @contextlib.contextmanager
-def progress(title: str, show: TextIO | None) -> Iterator[Advance | None]:
-    """A progress bar over bytes on ``show``; None for no bar, and where there is no terminal there is none."""
+def progress(
+    title: str, show: TextIO | None, remark: Callable[[], str] = lambda: ""
+) -> Iterator[Advance | None]:
+    """A progress bar over bytes on ``show``; None for no bar, and where there is no terminal there is none.
+
+    ``remark`` is what stands behind it now.
+    """
     if show is None or not show.isatty():
         yield None
         return
     from rich.console import Console  # noqa: PLC0415 - 100 ms, and only terminals need it
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
 
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[remark]}"),
+    )
     with Progress(*columns, console=Console(file=show)) as display:
-        task = display.add_task(title, total=None)
-        yield lambda done, total: display.update(task, completed=done, total=total)
+        task = display.add_task(title, total=None, remark="")
+        yield lambda done, total: display.update(task, completed=done, total=total, remark=remark())
+
+
+@contextlib.contextmanager
+def migration_progress(
+    title: str, report: Report, show: TextIO | None, path: FilePath | None = None
+) -> Iterator[Advance]:
+    """A progress bar for a migration, and its report in a file, rewritten after each round.
+
+    Raises:
+        HostError: the file cannot be written, before anything else has happened. Later that is no reason to
+            stop a migration; its caller writes the finished report.
+    """
+    if path is not None:
+        report.write(path)
+    written = 0
+
+    def remark() -> str:
+        if not report.rounds:
+            return ""
+        last = report.rounds[-1]
+        return (
+            f"round {last.number}: {last.dirty_rate:,.0f} pages/s dirtied, "
+            f"expected downtime {last.expected_downtime:.1f} ms"
+        )
+
+    with progress(title, show, remark) as advance:
+
+        def tell(done: int, total: int) -> None:
+            nonlocal written
+            if advance is not None:
+                advance(done, total)
+            if path is not None and len(report.rounds) != written:
+                written = len(report.rounds)
+                with contextlib.suppress(HostError):
+                    report.write(path)
+
+        yield tell
 
 
 def stderr_if_terminal() -> TextIO | None:

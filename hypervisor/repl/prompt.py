@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from hypervisor.errors import HypervisorError, UsageError
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
+from hypervisor.migration.policy import PreCopyPolicy
 from hypervisor.repl.registry import REGISTRY
 from hypervisor.repl.session import Session, describe
 
@@ -48,6 +49,8 @@ class Prompt:
         out: where answers go.
         interactive: is there a terminal that can be taken over, asked and redrawn?
         credentials: for migrations.
+        policy: when a migration stops the guest.
+        report: file for the reports of migrations.
         status: exit status of the last command that failed, 0 if none did.
     """
 
@@ -58,6 +61,7 @@ class Prompt:
         out: TextIO | None = None,
         interactive: bool = False,
         credentials: Credentials = NO_CREDENTIALS,
+        report: Path | None = None,
     ) -> None:
         from hypervisor.repl import commands as _commands  # noqa: F401, PLC0415 - they import this module
 
@@ -65,6 +69,8 @@ class Prompt:
         self.out = out or sys.stdout
         self.interactive = interactive
         self.credentials = credentials
+        self.policy = PreCopyPolicy()
+        self.report = report
         self.status = 0
         self._line_begun = False
         self._seen = 0

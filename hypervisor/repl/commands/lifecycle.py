@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from hypervisor.errors import UsageError
-from hypervisor.migration.protocol import Departure
-from hypervisor.migration.source import UnsettledError, send
 from hypervisor.repl import machines
 from hypervisor.repl.commands.execution import where
-from hypervisor.repl.kinds import HostPort, Path, Word, choice
+from hypervisor.repl.kinds import Path, Word
 from hypervisor.repl.prompt import Prompt
 from hypervisor.repl.registry import command
 from hypervisor.state import files
 
 if TYPE_CHECKING:
     from hypervisor.devices.image import DiskFile
-
-Force = Annotated[str, choice("force", "force")]
 
 _FIRST = "default"
 """The snapshot's name if none is said."""
@@ -107,56 +103,6 @@ def load(prompt: Prompt, path: Path) -> str:
         vm = machines.load(path, show=prompt.terminal, disks=disks)
     session.replace(vm)
     return f"{path}: at instruction {vm.instructions:,}"
-
-
-@command("migrate")
-def migrate(prompt: Prompt, peer: HostPort) -> str:
-    """Move the guest to another monitor, which waits for it (`hv run --incoming`).
-
-    A running guest goes on meanwhile, but for the last moment; if it cannot be moved, it runs on here. If
-    the link breaks in the very handover, it stays stopped until `settle` has asked who has it.
-    """
-    session = prompt.session
-    try:
-        with machines.progress("migrating", prompt.terminal) as advance:
-            report = send(session.sure_vm, peer, progress=advance, credentials=prompt.credentials)
-    except UnsettledError as error:
-        session.stop()
-        session.unsettled = error.handover
-        raise
-    session.stop()  # its run ends by itself: this waits for it
-    prompt.show_output()
-    session.replace(None, f"the guest is at {peer} now")
-    return (
-        f"at {peer}: {report.ram.transferred:,} bytes in {report.total_time:.0f} ms, "
-        f"downtime {report.downtime:.1f} ms ({report.ram.dirty_sync_count} rounds: "
-        f"{report.ram.duplicate:,} pages zero, {report.ram.normal:,} sent)"
-    )
-
-
-@command("settle")
-def settle(prompt: Prompt, force: Force = "") -> str:
-    """After a handover that broke: ask the other monitor which of the two has the guest.
-
-    `settle force` decides without asking that it is here. Only for one who knows that it does not run
-    there: two monitors running one guest is what the whole protocol prevents.
-    """
-    session = prompt.session
-    handover = session.unsettled
-    if handover is None:
-        raise UsageError("there is nothing to settle")
-    if force:
-        handover.force()
-        state = handover.state
-    else:
-        state = handover.settle()
-    if state is Departure.State.IN_DOUBT:
-        return "still not settled"
-    session.unsettled = None
-    if state is Departure.State.GONE:
-        session.replace(None, f"the guest is at {handover.address} now")
-        return f"the guest is at {handover.address}"
-    return "the guest is here and may run"
 
 
 @command("snapshot")
