@@ -125,38 +125,38 @@ cdef class Mappings:
             if frames[frame] and self.heads[frame]:
                 self.rewrite(<uint32_t>frame, WRITABLE, 0)
 
-    cpdef uint32_t keep_justified(self, uint64_t table, uint64_t guest_table, uint32_t rights,
-                                  bint write_protect) except? 0xdeadbeef:
-        """Empty the entries of a table that the guest's table does not justify any more.
+    cpdef bint keep_justified(self, uint64_t slot, uint32_t entry, uint32_t rights, bint write_protect) except? -1:
+        """Empty the entry at ``slot`` unless the guest's entry justifies it. Returns whether it was emptied.
 
-        ``guest_table`` is the host-physical address of the 512 guest entries that this table stands for,
-        ``rights`` what the guest's directory allows there, ``write_protect`` its CR0.WP. An entry stands if
-        a walk would find the same frame, would set no bit, and would grant at least what the entry does.
-        Returns how many were emptied.
+        ``rights`` is what the guest's directory allows there, ``write_protect`` its CR0.WP. It is justified if
+        a walk would find the same frame, would set no bit, and would grant at least what it does.
         """
+        cdef uint64_t shadow = (<uint64_t *>self.memory.at(slot, 8))[0]
+        cdef bint stands
+        if not shadow:
+            return False
+        stands = (entry & (PRESENT | ACCESSED) == PRESENT | ACCESSED
+                  and shadow & ADDRESS == <uint64_t>(entry & ~<uint32_t>0xfff) + MONITOR)
+        entry &= rights | DIRTY
+        if shadow & USER and not entry & USER:
+            stands = False
+        if shadow & WRITABLE and not (entry & DIRTY and (
+                entry & WRITABLE or not (write_protect or shadow & USER))):
+            stands = False
+        if not stands:
+            self.put(slot, 0)
+        return not stands
+
+    cpdef int keep_justified_table(self, uint64_t table, uint64_t guest_table, uint32_t rights,
+                                   bint write_protect) except -1:
+        """The same for a whole table; ``guest_table`` is where the 512 guest entries are that it stands for."""
         cdef uint64_t *entries = <uint64_t *>self.memory.at(table, PAGE)
         cdef uint32_t *guest = <uint32_t *>self.memory.at(guest_table, PAGE // 2)
-        cdef uint32_t i, entry
-        cdef uint32_t emptied = 0
-        cdef uint64_t shadow
-        cdef bint stands
+        cdef uint32_t i
         for i in range(CONTENTS):
-            shadow = entries[i]
-            if not shadow:
-                continue
-            entry = guest[i]
-            stands = (entry & (PRESENT | ACCESSED) == PRESENT | ACCESSED
-                      and shadow & ADDRESS == <uint64_t>(entry & ~<uint32_t>0xfff) + MONITOR)
-            entry &= rights | DIRTY
-            if shadow & USER and not entry & USER:
-                stands = False
-            if shadow & WRITABLE and not (entry & DIRTY and (
-                    entry & WRITABLE or not (write_protect or shadow & USER))):
-                stands = False
-            if not stands:
-                self.put(table + 8 * i, 0)
-                emptied += 1
-        return emptied
+            if entries[i]:
+                self.keep_justified(table + 8 * i, guest[i], rights, write_protect)
+        return 0
 
     def collect_dirty(self):
         """Note in the memory's dirty map what was stored to through entries, and make these clean.

@@ -14,5 +14,6 @@ cdef class Mappings:
     cpdef int put(self, uint64_t slot, uint64_t entry) except -1
     cpdef int clear_table(self, uint64_t table) except -1
     cpdef uint32_t rewrite(self, uint32_t frame, uint64_t clear, uint64_t set) except? 0xdeadbeef
-    cpdef uint32_t keep_justified(self, uint64_t table, uint64_t guest_table, uint32_t rights, bint write_protect) except? 0xdeadbeef
+    cpdef bint keep_justified(self, uint64_t slot, uint32_t entry, uint32_t rights, bint write_protect) except? -1
+    cpdef int keep_justified_table(self, uint64_t table, uint64_t guest_table, uint32_t rights, bint write_protect) except -1
 

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from hypervisor.ext.cpu cimport Cpu
 from hypervisor.monitor.clock cimport VirtualClock
-from hypervisor.monitor.decode cimport Decoder, Instruction
+from hypervisor.monitor.decode cimport Decoder, Instruction, Operand, operand_address
 from hypervisor.monitor.vcpu cimport VirtualCpu
 cimport cython
 
@@ -36,8 +36,12 @@ cdef class Monitor:
     cpdef emulate(self)
     @cython.locals(v=VirtualCpu, cpu=Cpu, trapping=bint)
     cpdef carry_out(self, Instruction instruction)
-    @cython.locals(v=VirtualCpu, cpu=Cpu, error=uint32_t, eip=uint32_t)
+    @cython.locals(v=VirtualCpu, cpu=Cpu, error=uint32_t, eip=uint32_t, gva=uint32_t, write=bint, user=bint, fetch=bint, entry="long long")
     cpdef on_page_fault(self)
+    @cython.locals(instruction=Instruction, source=Operand, value=uint32_t, trapping=bint)
+    cpdef bint store_entry(self, uint32_t gva, uint64_t hpa) except? -1
+    cpdef retire(self, bint trapping)
+    cpdef count(self)
 
 
 cdef long long NEVER_DUE
@@ -46,4 +50,5 @@ cdef uint32_t PAGE_FAULT_EXIT
 cdef uint32_t GENERAL_PROTECTION_EXIT
 
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
-cdef uint32_t ESP, SS, TF, EXIT_SCAN, VMEXIT_DB, EXIT_FENCE
+cdef uint32_t ESP, SS, TF, EXIT_SCAN, VMEXIT_DB, EXIT_FENCE, IMMEDIATE
+cdef long long MASK_32, NOWHERE

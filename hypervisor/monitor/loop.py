@@ -33,13 +33,14 @@ from hypervisor.hardware.faults import (
     GuestStopped,
     TripleFault,
 )
-from hypervisor.hardware.x86 import ESP, SS, TF
+from hypervisor.hardware.x86 import ESP, MASK_32, SS, TF
 from hypervisor.monitor import events
 from hypervisor.monitor.clock import VirtualClock
-from hypervisor.monitor.decode import Decoder, Instruction
+from hypervisor.monitor.decode import IMMEDIATE, Decoder, Instruction, Operand, operand_address
 from hypervisor.monitor.privileged import EMULATED
 from hypervisor.monitor.sites import Sites
 from hypervisor.monitor.vcpu import NEVER, VirtualCpu
+from hypervisor.paging.physical import NOWHERE
 from hypervisor.techniques.base import Technique
 
 FOREVER = (1 << 63) - 1
@@ -59,6 +60,9 @@ VMEXIT_PF = VMEXIT_EXCEPTION + 14
 VMEXIT_ICEBP = VMEXIT + 0x88
 STEPPED = 0x7010
 """The one instruction that was to run has run."""
+
+PLAIN_STORES = frozenset((0x89, 0xA3, 0xC7))
+"""Opcodes of MOV m32, r32; MOV moffs32, EAX; MOV m32, imm32."""
 
 CODES = (*range(0x7000, 0x7100), *range(EXIT_BASE, EXIT_BASE + 0x100))
 """Exit codes by their lowest nine bits."""
@@ -337,10 +341,34 @@ class Monitor:
         cpu, v = self.cpu, self.v
         error = cpu.error_code()
         eip = cpu.linear_eip()
+        gva, write, user, fetch = cpu.fault_address(), error & 2 != 0, v.cpl == 3, error & 16 != 0
         try:
-            v.paging.fault(cpu.fault_address(), error & 2 != 0, v.cpl == 3, error & 16 != 0, eip)
+            entry = v.paging.fault(gva, write, user, fetch, eip, not v.paging.loans)
+            if entry != NOWHERE and not self.store_entry(gva, entry):
+                v.paging.fault(gva, write, user, fetch, eip, False)
         except GuestFault as fault:
             self.fault(fault)
+
+    def store_entry(self, gva: int, hpa: int) -> bool:
+        """The guest stores to a page table that is watched; emulate that if it is one of the plain instructions
+        that kernels use for it, and begins there (it could also have come over from the page before).
+        """
+        instruction = self.decoder.at(self.v)
+        if (
+            instruction is None
+            or instruction.opcode not in PLAIN_STORES
+            or instruction.operand_size != 4
+            or instruction.lock
+            or operand_address(self.v, instruction, instruction.operands[0]) != gva
+        ):
+            return False
+        source: Operand = instruction.operands[1]
+        value = source.value if source.kind == IMMEDIATE else self.cpu.general(source.number)
+        self.v.paging.store_entry(hpa, value)
+        trapping = self.cpu.trap_flag()
+        self.cpu.set_eip(self.cpu.get_eip() + instruction.size & MASK_32)
+        self.retire(trapping)
+        return True
 
     def on_debug(self) -> None:
         """The guest's own trap flag; its EIP is at the next instruction.
@@ -385,9 +413,12 @@ class Monitor:
         except GuestFault as fault:
             self.fault(fault)
             return
-        cpu.set_retired(cpu.get_retired() + 1)
-        cpu.clear_shadowed()
-        if trapping and instruction.name not in ("int", "int3", "into", "int1"):
+        self.retire(trapping and instruction.name not in ("int", "int3", "into", "int1"))
+
+    def retire(self, trapping: bool) -> None:
+        """An emulated instruction is complete. ``trapping``: was the guest's trap flag set when it began?"""
+        self.count()
+        if trapping:
             self.on_debug()
 
     # ---------------------------------------------------------------- events
@@ -400,7 +431,7 @@ class Monitor:
         self.count()
 
     def count(self) -> None:
-        """A delivered event takes the time of an instruction."""
+        """An emulated instruction takes its time; so does the delivery of an event."""
         cpu = self.cpu
         cpu.set_retired(cpu.get_retired() + 1)
         cpu.clear_shadowed()

@@ -91,6 +91,13 @@ class LazyShadow(ShadowPaging):
         """Never asked: this form traces no frames."""
         return True
 
+    def follows(self, frame: int) -> bool:
+        """Never asked."""
+        return False
+
+    def store_entry(self, hpa: int, value: int) -> None:
+        """Never asked."""
+
     def retrace(self, frame: int) -> None:
         """Never asked."""
 

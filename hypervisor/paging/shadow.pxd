@@ -26,9 +26,11 @@ cdef class ShadowPaging:
     cpdef put(self, uint64_t slot, uint64_t entry)
     cpdef uint32_t rewrite(self, uint32_t frame, uint64_t clear, uint64_t bits) except? 0xdeadbeef
     cpdef bint release(self, uint32_t frame, uint32_t eip) except? -1
+    cpdef bint follows(self, uint32_t frame) except? -1
+    cpdef store_entry(self, uint64_t hpa, uint32_t value)
     cpdef retrace(self, uint32_t frame)
     @cython.locals(page=Translation, slot=uint64_t, entry=uint64_t, hpa="long long", frame=uint32_t)
-    cpdef fault(self, uint32_t gva, bint write, bint user, bint fetch, uint32_t eip)
+    cpdef long long fault(self, uint32_t gva, bint write, bint user, bint fetch, uint32_t eip, bint emulates) except? -2
     @cython.locals(executing=bint)
     cpdef bint give_up(self, uint32_t frame, uint32_t eip) except? -1
     @cython.locals(guest=GuestTables, memory=PhysicalMemory, upper=uint32_t, lower=uint32_t, both=uint32_t, group=uint32_t, table=uint32_t, n=uint32_t, hpa="long long", entry=uint64_t)

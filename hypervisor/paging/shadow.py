@@ -110,6 +110,14 @@ class ShadowPaging:
         """
         raise NotImplementedError
 
+    def follows(self, frame: int) -> bool:
+        """Is a single store to this traced frame better emulated?"""
+        raise NotImplementedError
+
+    def store_entry(self, hpa: int, value: int) -> None:
+        """The guest stores an entry (32 bits) into a traced table, at this host-physical address."""
+        raise NotImplementedError
+
     def retrace(self, frame: int) -> None:
         """A traced frame was stored to: drop what its new contents do not justify."""
         raise NotImplementedError
@@ -124,17 +132,19 @@ class ShadowPaging:
 
     # ---------------------------------------------------------------- filling
 
-    def fault(self, gva: int, write: bool, user: bool, fetch: bool, eip: int) -> None:
+    def fault(self, gva: int, write: bool, user: bool, fetch: bool, eip: int, emulates: bool) -> int:
         """A page fault exited: fill what is missing, or raise GuestFault if the fault is the guest's.
 
-        ``eip`` is the linear address of the instruction.
+        ``eip`` is the linear address of the instruction. If the caller ``emulates``, and the fault is a store to
+        an entry of a traced table that had better be emulated, nothing is done, and the entry's host-physical
+        address is returned, for ``store_entry``; otherwise NOWHERE.
         """
         self.fills += 1
         page = self.guest.walk(gva, write, user)
         hpa = self.physical.hpa(page.gpa)
         if hpa == NOWHERE:
             self.fill_hole(gva, self.slot(gva, page.large), write, page.user)
-            return
+            return NOWHERE
         self.memory.bring_in(hpa)
         entry = hpa | PRESENT | (USER if page.user else 0)
         frame = page.gpa >> 12
@@ -146,7 +156,9 @@ class ShadowPaging:
             if not self.translatable(gva, frame):
                 self.lend(gva, slot, entry, entry | NX, NO_FRAME)
                 self.check_instruction(eip)
-                return
+                return NOWHERE
+        elif write and emulates and self.traced[frame] and not gva & 3 and self.follows(frame):
+            return hpa + (gva & 0xFFF)
         elif write and (self.code[frame] or self.traced[frame]) and not self.give_up(frame, eip):
             executable = self.code[frame] != 0
             self.inspected[frame] = 0
@@ -157,12 +169,13 @@ class ShadowPaging:
                 entry | NX,
                 frame,
             )
-            return
+            return NOWHERE
         else:
             slot = self.slot(gva, page.large)
         self.fill(slot, entry, page, write, fetch)
         if self.guest.enabled and not page.large:
             self.prefill(gva, slot)
+        return NOWHERE
 
     def give_up(self, frame: int, eip: int) -> bool:
         """Make this frame plain data for a store; False if the storing instruction cannot do without it as it is."""

@@ -10,6 +10,7 @@ cdef class Table:
     cdef public uint64_t low
     cdef public uint64_t high
     cdef public bint hooked
+    cdef public uint32_t stores
     cdef public list links
 
 
@@ -18,6 +19,7 @@ cdef class Space:
     cdef public uint64_t root
     cdef public list directories
     cdef public bint hooked
+    cdef public uint32_t stores
     cdef public dict links
 
 
@@ -42,6 +44,8 @@ cdef class TracedShadow(ShadowPaging):
     @cython.locals(frame=uint64_t)
     cpdef uint64_t directory_entry(self, Space space, uint32_t index) except? 0xdeadbeef
     cpdef trace(self, uint32_t gpa, object shadow)
+    @cython.locals(table=Table)
+    cpdef bint relink(self, Space space, uint32_t index) except? -1
     cpdef untrace(self, uint32_t frame)
     @cython.locals(at=uint64_t, table=Table)
     cpdef unlink(self, Space space, uint32_t index)
@@ -49,5 +53,5 @@ cdef class TracedShadow(ShadowPaging):
     cpdef justify(self, Table table)
 
 # What is imported from entries.py and physical.py, and constants of the module, as C integers.
-cdef uint32_t ACCESSED, DIRTY, LARGE, PRESENT, USER, WRITABLE, LINK, RIGHTS, CACHEABLE, UNPAGED
-cdef long long NOWHERE
+cdef uint32_t ACCESSED, DIRTY, LARGE, PRESENT, USER, WRITABLE, LINK, RIGHTS, CACHEABLE, UNPAGED, FLOOD
+cdef long long NOWHERE, RAM_BASE

@@ -5,7 +5,8 @@ was reached through one, under the rights that its directory entry gives, a *tab
 a page table (the kernel's half) share its shadow. A guest frame whose shadow is in use is *traced*: it is
 read-only. A store to it faults, and then
 
-* the shadow is *unhooked* (nothing in the shadow leads to it any more) and the frame becomes writable, so
+* if it is a plain store of one entry, it is emulated, and the shadow of that entry goes if need be;
+* if many come one after the other, or it is anything else, the shadow is *unhooked* (nothing in the shadow leads to it any more) and the frame becomes writable, so
   that the guest fills a whole table at full speed. The first access that goes through it faults too; then
   what its new contents justify is kept, the rest is emptied, and it is traced again. An instruction that
   needs the very table for its own accesses is lent the frame for one step instead.
@@ -25,7 +26,7 @@ from hypervisor.ext.cpu import POOL, Cpu
 from hypervisor.ext.mappings import Mappings
 from hypervisor.ext.memory import MONITOR_SIZE, PhysicalMemory
 from hypervisor.paging.entries import ACCESSED, DIRTY, LARGE, LINK, PRESENT, USER, WRITABLE
-from hypervisor.paging.physical import NOWHERE, PhysicalMap
+from hypervisor.paging.physical import NOWHERE, RAM_BASE, PhysicalMap
 from hypervisor.paging.shadow import ShadowPaging
 
 UNPAGED = 1
@@ -38,6 +39,9 @@ RESERVE = 8
 
 PATIENCE = 4
 """So often an instruction may need a frame as a table again after it was released; then it is lent it."""
+
+FLOOD = 6
+"""So many stores to a table, with nothing reached through it meanwhile, are the beginning of many more."""
 
 RIGHTS = WRITABLE | USER
 CACHEABLE = PRESENT | ACCESSED
@@ -55,6 +59,8 @@ class Table:
         self.high = high
         """Host-physical frames: 512 entries for the lower 2 MiB, 512 for the upper."""
         self.hooked = False
+        self.stores = 0
+        """Stores that were emulated since something was reached through it."""
         self.links: list[tuple[Space, int]] = []
         """Where it hangs: a space, and the index in its directory."""
 
@@ -70,6 +76,8 @@ class Space:
         self.directories = [0, 0, 0, 0]
         """Host-physical frames of the shadow directories, 0 where there is none yet."""
         self.hooked = False
+        self.stores = 0
+        """Stores that were emulated since it was last entered."""
         self.links: dict[int, Table] = {}
         """Index in the guest's directory -> the table that hangs there."""
 
@@ -114,6 +122,7 @@ class TracedShadow(ShadowPaging):
         space = self.space_of(self.guest.directory if self.guest.enabled else UNPAGED)
         if space is not self.space:
             self.space = space
+            space.stores = 0
             self.root = space.root
             self.cpu.load_root(space.root)
 
@@ -157,6 +166,7 @@ class TracedShadow(ShadowPaging):
         table = space.links.get(gva >> 22)
         if table is None:
             table = self.link(space, gva >> 22)
+        table.stores = 0
         return (table.high if gva & 0x200000 else table.low) + (gva >> 12 & 511) * 8
 
     def link(self, space: Space, index: int) -> Table:
@@ -232,6 +242,41 @@ class TracedShadow(ShadowPaging):
         self.untrace(frame)
         return True
 
+    def follows(self, frame: int) -> bool:
+        for shadow in self.watchers[frame]:
+            if shadow.stores == FLOOD and shadow is not self.space:
+                return False
+        for shadow in self.watchers[frame]:
+            shadow.stores += 1
+        return True
+
+    def store_entry(self, hpa: int, value: int) -> None:
+        self.memory.store32(hpa, value)
+        index = hpa >> 2 & 1023
+        restricted = False
+        for shadow in self.watchers[hpa - RAM_BASE >> 12]:
+            if isinstance(shadow, Space):
+                restricted |= self.relink(shadow, index)
+            else:
+                table: Table = shadow
+                slot = (table.high if index & 512 else table.low) + (index & 511) * 8
+                restricted |= self.mappings.keep_justified(
+                    slot, value, table.key & RIGHTS, self.guest.write_protect
+                )
+        if restricted:
+            self.cpu.flush_tlb()
+
+    def relink(self, space: Space, index: int) -> bool:
+        """An entry of a space's directory may have changed: unlink what it does not justify. Did it?"""
+        table = space.links.get(index)
+        if table is None:
+            return False
+        entry = self.guest.load(space.gpa + 4 * index)
+        if entry & CACHEABLE == CACHEABLE and self.key_of(space, index) == table.key:
+            return False
+        self.unlink(space, index)
+        return True
+
     def untrace(self, frame: int) -> None:
         """Unhook everything that depends on a frame; stores to it need not be seen any more."""
         for shadow in self.watchers.pop(frame, ()):
@@ -256,10 +301,8 @@ class TracedShadow(ShadowPaging):
     def retrace(self, frame: int) -> None:
         for shadow in list(self.watchers.get(frame, ())):
             if isinstance(shadow, Space):
-                for index, table in list(shadow.links.items()):
-                    entry = self.guest.load(shadow.gpa + 4 * index)
-                    if entry & CACHEABLE != CACHEABLE or self.key_of(shadow, index) != table.key:
-                        self.unlink(shadow, index)
+                for index in list(shadow.links):
+                    self.relink(shadow, index)
             else:
                 self.justify(shadow)
 
@@ -268,7 +311,7 @@ class TracedShadow(ShadowPaging):
         hpa = self.physical.hpa(table.gpa)
         rights = table.key & RIGHTS
         for frame in (table.low, table.high):
-            self.mappings.keep_justified(frame, hpa, rights, self.guest.write_protect)
+            self.mappings.keep_justified_table(frame, hpa, rights, self.guest.write_protect)
             hpa += 2048
 
     # ---------------------------------------------------------------- entries
