@@ -106,7 +106,7 @@ EXIT_BASE = 0x100
 EXIT_FENCE = 0x7001
 """The next block would pass the fence; it has not run."""
 EXIT_SITE = 0x7002
-"""A watched instruction (``add_site``) is about to run."""
+"""A watched instruction (``watch``) is about to run."""
 EXIT_STOP = 0x7003
 """Somebody asked to stop."""
 EXIT_SCAN = 0x7004
@@ -131,6 +131,14 @@ cdef enum:
     TAKEN = 1024
     PATIENCE = 500      # instructions that a run may take while it keeps the GIL
     HIGHEST_TABLE = 1 << 21
+    SITES = 1 << 13     # twice MOST_SITES, so that searching for one ends soon
+    GONE = 1            # no host-physical address of guest code
+    ANY_FORM = 0x100
+
+MOST_SITES = 4096
+"""So many addresses can be hooked (``note``, ``watch``): every instruction translated is compared with all."""
+ANY = ANY_FORM
+"""For ``announce_opcodes``: the opcode matters whatever follows it."""
 
 # Offsets in CPUX86State, in QEMU's order (target/i386/cpu.h); __cinit__ checks every one of them.
 cdef enum:
@@ -150,6 +158,7 @@ cdef enum:
     ENV_SIZE = 16384     # more than any offset that we use
     CC_OP_EFLAGS = 1
     ARITHMETIC = 0x8d5
+    DIRECTION_FLAG = 0x400
     HF_CPL = 3
     HF_INHIBIT_IRQ = 1 << 3
     HF_CS32 = 1 << 4
@@ -312,10 +321,29 @@ cdef void on_event(uc_engine *uc, uint32_t number, void *opaque) noexcept nogil:
     uc_emu_stop(uc)
 
 
+cdef inline uint32_t site_slot(Core *core, uint64_t hpa) noexcept nogil:
+    cdef uint32_t i = <uint32_t>(hpa * <uint64_t>0x9e3779b97f4a7c15 >> 32)
+    while True:
+        i &= SITES - 1
+        if core.sites[i] == hpa or core.sites[i] == 0:
+            return i
+        i += 1
+
+
 cdef void on_site(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) noexcept nogil:
+    """An instruction at a hooked linear address is about to run: is the code there watched?"""
     cdef Core *core = <Core *>opaque
-    core.exit_code = SITE
-    uc_emu_stop(uc)
+    cdef uint64_t *flags = <uint64_t *>(core.env + ENV_EFLAGS)
+    cdef uint64_t hpa = frame_of(core, <uint32_t>address) | (address & 0xfff)
+    # For this callback QEMU has merged the arithmetic flags and DF into EFLAGS, where they would stay and
+    # be added to all that follow, and has forgotten VM.
+    flags[0] = (flags[0] & ~<uint64_t>(ARITHMETIC | DIRECTION_FLAG)) | (hflags(core) & VM_FLAG)
+    if core.sites[site_slot(core, hpa)] == hpa:
+        core.exit_code = SITE
+        uc_emu_stop(uc)
+    else:
+        core.noted = 1
+        core.noted_pc = <uint32_t>address
 
 
 cdef void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) noexcept nogil:
@@ -363,14 +391,15 @@ cdef bint enter_slowly(Core *core, uint32_t pc, uint32_t size, uint32_t count) n
 
 
 cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
-    """Does a byte of the block look like the opcode of an instruction that does not trap by itself?"""
+    """Do bytes of the block look like the opcode of an instruction that is to be announced?"""
     cdef uint64_t frame = frame_of(core, pc)
     cdef uint32_t offset = pc & 0xfff
     cdef uint32_t i
     cdef uint8_t byte
     cdef uint8_t last = 0
+    cdef uint16_t forms = 0
     cdef uint8_t *code
-    if not core.watching or core.lent:
+    if not core.announcing or core.lent:
         return False
     if frame < MONITOR:
         return True
@@ -383,7 +412,10 @@ cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept no
             code = core.ram + (frame - MONITOR)
             offset = 0
         byte = code[offset]
-        if core.one_byte[byte] or (last == 0x0f and core.two_byte[byte]):
+        if byte < 0xc0 and forms >> (byte >> 3 & 7) & 1:
+            return True
+        forms = core.one_byte[byte] | (core.two_byte[byte] if last == 0x0f else 0)
+        if forms & ANY_FORM:
             return True
         last = byte
         offset += 1
@@ -425,7 +457,7 @@ cdef class Cpu:
         if not loaded:
             _load()
         memset(core, 0, sizeof(Core))
-        self.site_hooks = {}
+        self.hooks = {}
         self.memory = memory
         self.exact = exact
         self.error = ""
@@ -676,6 +708,7 @@ cdef class Cpu:
         core.fence = fence
         core.exit_code = 0
         core.block_count = 0
+        core.noted = 0
         core.running = 1
         core.runs += 1
         # Most runs are shorter than it takes to give the GIL away; long ones do it after a while.
@@ -707,6 +740,9 @@ cdef class Cpu:
         if core.exit_code == STOP:
             core.stop = 0
             return STOP
+        if core.noted and core.noted_pc == self.linear_eip() and BASE <= core.exit_code < BASE + 0x100 and (
+                core.exit_code != VMEXIT_DB and (core.exit_code != VMEXIT_PF or not self.error_code() & 0x10)):
+            self.take_flags_back()
         if core.block_count and core.exit_code != VMEXIT_DB and (
                 core.exit_code != VMEXIT_PF or not self.error_code() & 0x10):
             # In the middle of a block, or at its last instruction.
@@ -719,6 +755,16 @@ cdef class Cpu:
             # The next block could not be fetched, but it lies behind the fence anyway: ask again then.
             core.exit_code = FENCE
         return core.exit_code
+
+    cdef void take_flags_back(self):
+        """After an exit in the middle of a hooked instruction: the arithmetic flags as they were before it.
+
+        After the callback QEMU computes all of them, where otherwise one operand of the last operation is. An
+        exit takes back which operation that was, but not the operand.
+        """
+        cdef uint64_t *flags = <uint64_t *>(self.core.env + ENV_EFLAGS)
+        cdef uint64_t arithmetic = (<uint64_t *>(self.core.env + ENV_CC_SRC))[0] & ARITHMETIC
+        self.set_eflags(<uint32_t>((flags[0] & ~<uint64_t>ARITHMETIC) | arithmetic))
 
     def bare_exits(self, uint64_t count, uint32_t length):
         """For benchmarks: exit ``count`` times, each time skipping an instruction of ``length`` bytes, all in C."""
@@ -771,27 +817,35 @@ cdef class Cpu:
         return self.memory.shadow_entry(core.root, following) & (need | <uint64_t>1 << 63) == need
 
     cdef uint32_t step_count(self, uint32_t first, uint32_t last):
-        """Instructions from one linear address to another, both in the current block, as QEMU decodes them.
+        """Instructions from one linear address to another, both in the current block, as QEMU decodes them."""
+        cdef uint32_t at = first
+        cdef uint32_t count = 0
+        cdef uint32_t length
+        while at - first < last - first:
+            length = self.length_at(at)
+            if length == 0:
+                break
+            at += length
+            count += 1
+        return count
 
-        Under the trap flag each is a block of its own.
+    cdef uint32_t length_at(self, uint32_t at):
+        """Bytes of the instruction at a linear address in the current block; 0 if QEMU does not say.
+
+        Under the trap flag each instruction is a block of its own.
         """
         cdef Core *core = &self.core
         cdef uint64_t *flags = <uint64_t *>(core.env + ENV_EFLAGS)
         cdef uint64_t saved = flags[0]
-        cdef uint32_t at = first
-        cdef uint32_t count = 0
         cdef uc_tb one
+        one.size = 0
         flags[0] |= 0x100
-        while at - first < last - first:
-            if uc_ctl(<uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &one):
-                break
-            if one.size == 0:
-                break
-            learn(core, at, one.size, 1)
-            at += one.size
-            count += 1
+        if uc_ctl(<uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &one):
+            one.size = 0
         flags[0] = saved
-        return count
+        if one.size:
+            learn(core, at, one.size, 1)
+        return one.size
 
     def request_stop(self):
         """Make a run that is under way, or the next one, return EXIT_STOP. From any thread; never lost."""
@@ -840,35 +894,81 @@ cdef class Cpu:
 
     # -------------------------------------------------------------- translated code
 
-    def watch_opcodes(self, one_byte, two_byte):
-        """Announce new blocks (EXIT_SCAN) that hold one of these bytes, or 0x0f followed by one of those."""
-        self.core.watching = bool(one_byte or two_byte)
+    def announce_opcodes(self, one_byte, two_byte):
+        """Announce new blocks (EXIT_SCAN) in which one of these opcodes seems to be.
+
+        Each is a mapping, of a byte, or of one that follows 0x0f, to the forms that matter: ANY, or bits for
+        values of the ModRM byte's reg field, which then stand for its memory forms.
+        """
+        self.core.announcing = bool(one_byte or two_byte)
         for i in range(256):
-            self.core.one_byte[i] = i in one_byte
-            self.core.two_byte[i] = i in two_byte
+            self.core.one_byte[i] = one_byte.get(i, 0)
+            self.core.two_byte[i] = two_byte.get(i, 0)
 
     cpdef void set_lent(self, bint lent):
         """The next runs are of one instruction with a page on loan: it was looked at before."""
         self.core.lent = lent
 
-    def add_site(self, uint32_t address):
-        """Exit (EXIT_SITE) before the instruction at this linear address; its block must be forgotten after."""
-        cdef uint64_t hook = 0
-        if address not in self.site_hooks and self.core.uc != NULL:
-            self.check(uc_hook_add(<uc_engine *>self.core.uc, &hook, UC_HOOK_CODE, <void *>on_site, &self.core,
-                                   address, address), "watch an instruction")
-            self.site_hooks[address] = hook
+    def instructions(self, uint32_t first, uint32_t size):
+        """Where instructions begin in a new block, as QEMU decodes it: their offsets from its linear address."""
+        cdef uint32_t at = first
+        offsets = []
+        while at - first < size:
+            offsets.append(at - first)
+            length = self.length_at(at)
+            if length == 0:
+                break
+            at += length
+        return offsets
 
-    def remove_site(self, uint32_t address):
-        """No exit there any more."""
-        hook = self.site_hooks.pop(address, None)
-        if hook is not None and self.core.uc != NULL:
-            uc_hook_del(<uc_engine *>self.core.uc, hook)
+    def note(self, uint32_t address):
+        """Let the arithmetic flags survive an exit in the middle of the instruction at this linear address.
+
+        They do if it does not change CC_SRC itself before. Returns whether its block must be forgotten
+        for that to take effect.
+        """
+        cdef uint64_t hook = 0
+        if address in self.hooks or self.core.uc == NULL:
+            return False
+        self.check(uc_hook_add(<uc_engine *>self.core.uc, &hook, UC_HOOK_CODE, <void *>on_site, &self.core,
+                               address, address), "hook an instruction")
+        self.hooks[address] = hook
+        return True
+
+    def watch(self, uint32_t address):
+        """Exit (EXIT_SITE) before the instruction that is now at this linear address, wherever it is mapped here.
+
+        Returns whether its block must be forgotten for that to take effect.
+        """
+        cdef uint64_t hpa = frame_of(&self.core, address) | (address & 0xfff)
+        cdef uint32_t slot = site_slot(&self.core, hpa)
+        if self.core.sites[slot] == 0:
+            self.core.sites_used += 1
+        self.core.sites[slot] = hpa
+        return self.note(address)
+
+    def unwatch(self, uint32_t address):
+        """There is other code now where the instruction at this linear address was."""
+        cdef uint64_t hpa = frame_of(&self.core, address) | (address & 0xfff)
+        cdef uint32_t slot = site_slot(&self.core, hpa)
+        if self.core.sites[slot] == hpa:
+            self.core.sites[slot] = GONE
 
     @property
     def sites(self):
-        """Linear addresses of the watched instructions."""
-        return self.site_hooks.keys()
+        """How many addresses are noted or watched; at most MOST_SITES are allowed."""
+        return max(len(self.hooks), self.core.sites_used)
+
+    def forget_sites(self):
+        """Note and watch nothing any more; all code will be announced again."""
+        if self.core.uc == NULL:
+            return
+        for hook in self.hooks.values():
+            uc_hook_del(<uc_engine *>self.core.uc, hook)
+        self.hooks.clear()
+        memset(self.core.sites, 0, sizeof(self.core.sites))
+        self.core.sites_used = 0
+        self.forget_all()
 
     def forget(self, uint32_t first, uint32_t size):
         """Throw away code translated from linear addresses that are mapped executable now."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import struct
 
+from hypervisor.machine import VirtualMachine
+from hypervisor.state.model import MachineConfig
+
 MEMORY = 2 << 20
 GDT, IDT, TSS, TSS_B, LDT, HANDLERS, DIRECTORY, TABLE, TABLE_B = (
     0x1000,
@@ -74,3 +77,57 @@ DESCRIPTORS = [
     descriptor(0, 0xFFFFF, 0x9B, 0xE),  # E0 code with L set
 ]
 SELECTORS = range(0, 8 * len(DESCRIPTORS), 8)
+
+POINTERS = 0xF00
+"""What LGDT and LIDT load."""
+USER_STACK = 0x8000
+BITMAP = 0x68
+PRELUDE = 26
+"""Bytes of code before ``kernel`` begins."""
+ENOUGH = 20_000
+"""Instructions within which every little guest is done."""
+
+
+def machine(
+    kernel: bytes = b"", user: bytes | None = None, *, iopl: int = 0, clock: str = "exact"
+) -> VirtualMachine:
+    """A machine about to load its tables, and then to run ``kernel`` in ring 0 or ``user`` in ring 3."""
+    vm = VirtualMachine.create(MachineConfig(memory=MEMORY, technique="trap", clock=clock))
+    vm.enter_kernel(CODE, 0)
+    put(vm, GDT, b"".join(DESCRIPTORS))
+    put(vm, IDT, b"".join(gate(8, HANDLERS + 4 * n, 14, 3) for n in range(256)))
+    put(vm, HANDLERS, b"\xf4\x90\x90\x90" * 256)
+    put(vm, TSS + 4, struct.pack("<II", KERNEL_STACK, 0x10))
+    put(vm, TSS + 0x66, struct.pack("<H", BITMAP))
+    put(vm, TSS + BITMAP, b"\xff" * 0x200)
+    put(vm, POINTERS, struct.pack("<HI", 8 * len(DESCRIPTORS) - 1, GDT))
+    put(vm, POINTERS + 8, struct.pack("<HI", 0x7FF, IDT))
+    start = b"\x0f\x01\x15" + struct.pack("<I", POINTERS) + b"\x0f\x01\x1d" + struct.pack("<I", POINTERS + 8)
+    start += b"\x66\xb8\x28\x00\x0f\x00\xd8\xbc" + struct.pack("<I", KERNEL_STACK)
+    if user is not None:
+        put(vm, USER_CODE, user)
+        for value in (0x23, USER_STACK, 2 | iopl << 12, 0x1B, USER_CODE):
+            start += b"\x68" + struct.pack("<I", value)
+        kernel = b"\xcf"
+    put(vm, CODE, start + kernel)
+    return vm
+
+
+def put(vm: VirtualMachine, address: int, data: bytes) -> None:
+    vm.ram[address : address + len(data)] = data
+
+
+def event(vm: VirtualMachine) -> tuple[int, int]:
+    """Run until a handler halts: its vector, and what is on top of its stack."""
+    stop = vm.run(instructions=ENOUGH)
+    assert stop.reason == "halted", stop
+    registers = vm.registers()
+    vector, rest = divmod(registers["eip"] - 1 - HANDLERS, 4)
+    assert rest == 0
+    assert registers["cpl"] == 0
+    return vector, int.from_bytes(vm.read("gva", registers["esp"], 4), "little")
+
+
+def load(value: int) -> bytes:
+    """mov eax, value"""
+    return b"\xb8" + struct.pack("<I", value)

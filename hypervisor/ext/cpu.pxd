@@ -36,8 +36,10 @@ cdef struct Core:
     uint32_t new_size
     int stop
     int running
-    int watching
+    int announcing
     int lent
+    int noted
+    uint32_t noted_pc
     int holding
     uint64_t runs
     void *thread
@@ -46,8 +48,10 @@ cdef struct Core:
     uint64_t table_used
     Recent recent[4096]
     Recent taken[1024]
-    uint8_t one_byte[256]
-    uint8_t two_byte[256]
+    uint16_t one_byte[256]
+    uint16_t two_byte[256]
+    uint64_t sites[8192]
+    uint32_t sites_used
 
 
 cdef class Cpu:
@@ -56,7 +60,7 @@ cdef class Cpu:
     cdef readonly bint exact
     cdef readonly str error
     cdef uint32_t error_code_offset
-    cdef dict site_hooks
+    cdef dict hooks
     cdef uint64_t edge_hook, block_hook, intr_hook
     cdef check(self, int error, str what)
     cdef refuse(self, str what)
@@ -72,6 +76,8 @@ cdef class Cpu:
     cdef uint32_t not_run(self, uint32_t at)
     cdef bint may_translate(self, uint32_t at)
     cdef uint32_t step_count(self, uint32_t first, uint32_t last)
+    cdef uint32_t length_at(self, uint32_t at)
+    cdef void take_flags_back(self)
     cdef on_the_side(self, bytes instruction, uint32_t cr0)
     cpdef uint32_t run(self, uint64_t fence) except? 0xdeadbeef
     cpdef uint32_t general(self, uint32_t index)

@@ -34,7 +34,7 @@ from hypervisor.hardware.faults import (
     TripleFault,
 )
 from hypervisor.hardware.x86 import ESP, MASK_32, SS, TF
-from hypervisor.monitor import events
+from hypervisor.monitor import events, unrestartable
 from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.decode import IMMEDIATE, Decoder, Instruction, Operand, operand_address
 from hypervisor.monitor.privileged import EMULATED
@@ -127,7 +127,7 @@ class Monitor:
         self.devices = devices
         self.clock = clock
         self.exact = clock.exact
-        self.decoder = Decoder(dict(EMULATED))
+        self.decoder = Decoder(EMULATED | unrestartable.EMULATED)
         self.sites = Sites(v, technique)
         self.stop: Stop | None = None
         """Set by a device or a handler: stop after this instruction, because …"""
@@ -271,7 +271,7 @@ class Monitor:
         """First opcode byte of the next instruction, after the prefixes."""
         v = self.v
         raw = v.memory.fetch(v.paging.root, self.cpu.linear_eip())
-        while raw & 0xFF in (0x66, 0x67, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65):
+        while raw & 0xFF in (0x66, 0x67, 0xF0, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65):
             raw >>= 8
         return raw & 0xFF
 
@@ -328,13 +328,14 @@ class Monitor:
         self.sites.scan(pc, size)
 
     def on_site(self) -> None:
-        """A watched instruction is about to run; or something else, in another program at its address."""
+        """A watched instruction is about to run, or was there before its page was written to."""
         instruction = self.decoder.at(self.v)
         if instruction is not None and instruction.name in self.sites.names:
             self.carry_out(instruction)
             self.refresh()
-        else:
-            self.sites.drop(self.cpu.linear_eip())
+        elif self.sites.confirm():
+            # A form of it that Capstone does not know, such as one with a LOCK prefix: there is none.
+            self.fault(GuestFault(INVALID_OPCODE))
 
     def on_page_fault(self) -> None:
         """Hidden if the guest's tables allow the access, otherwise the guest's own."""

@@ -1,59 +1,108 @@
-"""Instructions that the emulated CPU does not let trap: found when a block is translated, then watched.
+"""Instructions that the emulated CPU does not let trap, or gets wrong: found when a block is translated.
 
-The CPU announces a new block that holds a suspicious byte before the block runs for the first time. Here
-it is disassembled; if it really holds an instruction of the technique's list, an exit is put before it.
+The CPU announces a new block that seems to hold one before the block runs for the first time. Here it is
+looked at, instruction by instruction as QEMU decodes it, and what it holds is *watched*: the CPU exits before
+it; or *noted*: it runs by itself, but its flags survive a page fault (see unrestartable.py).
+
+The same linear address is other code in another address space. So what is watched is an instruction at its
+host-physical address, and none has to be given up because another program runs there for a while.
 """
 
 from __future__ import annotations
 
-import capstone
+from collections.abc import Mapping
 
+from hypervisor.ext.cpu import ANY, MOST_SITES
 from hypervisor.hardware.x86 import CS, D_BIG
+from hypervisor.monitor import unrestartable
 from hypervisor.monitor.vcpu import VirtualCpu
 from hypervisor.techniques.base import Technique
 
+PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3"
+LONGEST = 15
+"""No instruction is longer, in bytes."""
+REMEMBERED = 50_000
+"""Of so many blocks it is remembered what they hold: the same code is loaded again and again."""
+
+
+class Opcodes:
+    """A set of opcodes, as ``Cpu.announce_opcodes`` wants them: first bytes, and bytes after 0F, with their forms."""
+
+    def __init__(self, one_byte: Mapping[int, int], two_byte: Mapping[int, int]) -> None:
+        self.one_byte = one_byte
+        self.two_byte = two_byte
+
+    def begin(self, code: bytes) -> bool:
+        """Does an instruction that begins ``code`` have one of them?"""
+        code = code[:LONGEST].lstrip(PREFIXES)
+        forms = self.one_byte
+        if code[:1] == b"\x0f":
+            forms, code = self.two_byte, code[1:]
+        if not code:
+            return False
+        wanted = forms.get(code[0], 0)
+        return wanted == ANY or (len(code) > 1 and code[1] < 0xC0 and wanted >> (code[1] >> 3 & 7) & 1 != 0)
+
 
 class Sites:
-    """The watched instructions of one machine."""
+    """The watched and noted instructions of one machine."""
 
     def __init__(self, v: VirtualCpu, technique: type[Technique]) -> None:
         self.v = v
-        self.names = technique.site_names
-        self.decoders = {
-            True: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32),
-            False: capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_16),
-        }
-        self.offsets: dict[tuple[bool, bytes], tuple[int, ...]] = {}
-        """Code -> where in it watched instructions are; the same code is loaded again and again."""
-        v.cpu.watch_opcodes(technique.one_byte_sites, technique.two_byte_sites)
+        self.names = technique.site_names | unrestartable.EMULATED.keys()
+        """Names of the watched instructions."""
+        self.watched = Opcodes(
+            dict.fromkeys(technique.one_byte_sites, ANY) | unrestartable.WATCHED,
+            dict.fromkeys(technique.two_byte_sites, ANY) | unrestartable.WATCHED_AFTER_0F,
+        )
+        self.noted = Opcodes({}, unrestartable.NOTED_AFTER_0F)
+        self.known: dict[tuple[bool, bytes], tuple[tuple[int, bool], ...]] = {}
+        """Code, and whether it is 32-bit code -> where in it such instructions begin, and whether they are watched."""
+        v.cpu.announce_opcodes(self.watched.one_byte, {**self.watched.two_byte, **self.noted.two_byte})
+
+    def code_at(self, gva: int, size: int) -> bytes:
+        v = self.v
+        return b"".join(
+            v.memory.fetch(v.paging.root, gva + at & 0xFFFFFFFF).to_bytes(8, "little")
+            for at in range(0, size, 8)
+        )[:size]
 
     def scan(self, pc: int, size: int) -> None:
         """A new block at a linear address; it has not run yet."""
-        v = self.v
-        code = b"".join(
-            v.memory.fetch(v.paging.root, pc + at & 0xFFFFFFFF).to_bytes(8, "little")
-            for at in range(0, size, 8)
-        )[:size]
-        big = v.cpu.segment_flags(CS) & D_BIG != 0
-        found = self.offsets.get((big, code))
+        cpu = self.v.cpu
+        code = self.code_at(pc, size)
+        big = cpu.segment_flags(CS) & D_BIG != 0
+        found = self.known.get((big, code))
         if found is None:
-            found = self.find(big, code)
-            if len(self.offsets) > 50_000:
-                self.offsets.clear()
-            self.offsets[big, code] = found
-        fresh = [pc + offset & 0xFFFFFFFF for offset in found if pc + offset & 0xFFFFFFFF not in v.cpu.sites]
-        for address in fresh:
-            v.cpu.add_site(address)
-        if fresh:
-            v.cpu.forget(pc, size)
+            found = self.find(code, cpu.instructions(pc, size))
+            if len(self.known) >= REMEMBERED:
+                self.known.clear()
+            self.known[big, code] = found
+        if found and cpu.sites >= MOST_SITES:
+            cpu.forget_sites()
+        hooked = False
+        for offset, watched in found:
+            address = pc + offset & 0xFFFFFFFF
+            hooked |= cpu.watch(address) if watched else cpu.note(address)
+        if hooked:
+            cpu.forget(pc, size)
 
-    def find(self, big: bool, code: bytes) -> tuple[int, ...]:
-        return tuple(
-            offset
-            for offset, _, name, _ in self.decoders[big].disasm_lite(code, 0)
-            if name.split()[-1] in self.names
-        )
+    def find(self, code: bytes, starts: list[int]) -> tuple[tuple[int, bool], ...]:
+        found = []
+        for offset in starts:
+            instruction = code[offset : offset + LONGEST]
+            watched = self.watched.begin(instruction)
+            if watched or self.noted.begin(instruction):
+                found.append((offset, watched))
+        return tuple(found)
 
-    def drop(self, address: int) -> None:
-        """Another program has other code at this address: no need to exit there."""
-        self.v.cpu.remove_site(address)
+    def confirm(self) -> bool:
+        """Is the instruction at CS:EIP, where one is watched, still one to watch? If not, it is no more."""
+        cpu = self.v.cpu
+        gva = cpu.linear_eip()
+        if self.watched.begin(self.code_at(gva, LONGEST)):
+            return True
+        cpu.unwatch(gva)
+        # What else was translated there may be watched under another address; it will be announced again.
+        cpu.forget(gva, 1)
+        return False
