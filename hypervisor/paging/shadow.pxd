@@ -14,6 +14,7 @@ cdef class ShadowPaging:
     cdef public bytearray code
     cdef public bytearray traced
     cdef public bytearray inspected
+    cdef public dict translated
     cdef public list loans
     cdef public list exposed
     cdef public uint64_t fills

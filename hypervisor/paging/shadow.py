@@ -12,9 +12,10 @@ A frame of RAM is at any time either *data* or *code*:
   guest's tables are and the guest's Dirty bit is set;
 * code: its mappings may be executed and are read-only, whatever the guest's tables say.
 
-A fetch from a data frame makes it code, a store to a code frame makes it data again and throws away what
-was translated from it. So no store ever meets translated code: self-modifying code is exact by
-construction, through aliases and from devices too. A store into the very page that the instruction
+A fetch from a data frame makes it code, a store to a code frame makes it data again. So no store ever meets
+code that could run: self-modifying code is exact by construction, through aliases and from devices too. What
+was translated from a frame is thrown away when it becomes code the next time, and only if it does not hold
+the same again; a program that is started twice often finds itself in the frames where it was before. A store into the very page that the instruction
 itself is in could go back and forth for ever; such an instruction is *lent* the page, writable, for one
 step. The same loan serves stores to addresses without memory, which go into a sink for one instruction.
 
@@ -41,6 +42,9 @@ NEIGHBOURS = 16
 CACHEABLE = PRESENT | ACCESSED
 NO_FRAME = -1
 
+MOST_TRANSLATED = 2048
+"""Of so many data frames it is remembered what they held as code."""
+
 INSPECTED, HARMFUL, ENDS_HARMFUL = 1, 2, 4
 """What is known of a code frame: it was inspected; it holds, or may end with, an untranslatable instruction."""
 
@@ -58,6 +62,8 @@ class ShadowPaging:
         """For each guest frame: is it a page table whose shadow is in use, so that stores to it must be seen?"""
         self.inspected = bytearray(physical.size >> 12)
         """For each code frame: INSPECTED, and what was found in it; 0 if it may have changed."""
+        self.translated: dict[int, bytes] = {}
+        """Data frames that were code, and what they held then: what was translated from them is still there."""
         self.guest = GuestTables(memory, physical, self.code, self.make_data)
         self.loans: list[tuple[int, int, int]] = []
         """Pages lent for one instruction: (linear address, the entry to put back, the guest frame that is
@@ -270,21 +276,28 @@ class ShadowPaging:
         """Instructions are about to be fetched from this guest frame: nobody may store to it unseen."""
         if not self.code[frame]:
             self.code[frame] = 1
+            before = self.translated.pop(frame, None)
+            if before is not None and before != self.memory.read(RAM_BASE + (frame << 12), 4096):
+                self.cpu.forget_frame(RAM_BASE + (frame << 12))
             if self.rewrite(frame, WRITABLE, 0):
                 self.cpu.flush_tlb()
 
     def make_data(self, frame: int) -> None:
-        """This guest frame is about to be stored to: forget what was translated from it."""
+        """This guest frame is about to be stored to: nothing may be executed from it."""
         if self.code[frame]:
             self.code[frame] = 0
             self.inspected[frame] = 0
-            self.rewrite(frame, 0, NX)
-            self.cpu.forget_frame(RAM_BASE + (frame << 12))
+            if len(self.translated) == MOST_TRANSLATED:
+                self.cpu.forget_frame(RAM_BASE + (self.translated.popitem()[0] << 12))
+            self.translated[frame] = self.memory.read(RAM_BASE + (frame << 12), 4096)
+            if self.rewrite(frame, 0, NX):
+                self.cpu.flush_tlb()
 
     def forget_code(self) -> None:
         """All of RAM may have changed: drop everything that was derived from it."""
         self.code[:] = bytes(len(self.code))
         self.inspected[:] = bytes(len(self.inspected))
+        self.translated.clear()
         self.drop()
         self.cpu.forget_all()
 
@@ -399,7 +412,11 @@ class ShadowPaging:
         """Somebody will store to guest RAM through ``ram_view`` before the guest runs."""
         self.memory.mark_dirty(gpa, size)
         for frame in range(gpa >> 12, (gpa + size + 4095) >> 12):
-            self.make_data(frame)
+            if self.code[frame]:
+                # What it held when it was translated may be gone by now: there is nothing to compare with.
+                self.make_data(frame)
+                del self.translated[frame]
+                self.cpu.forget_frame(RAM_BASE + (frame << 12))
             if self.traced[frame]:
                 self.exposed.append(frame)
 
