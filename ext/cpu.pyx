@@ -779,7 +779,7 @@ cdef class Cpu:
         """Instructions of the current block from linear address ``at`` to its end."""
         cdef Core *core = &self.core
         cdef uc_tb rest
-        cdef uint32_t tag = at - core.block_pc | core.block_size << 16
+        cdef uint32_t tag = at - core.block_pc | (hflags(core) & HF_CS32) << 11 | core.block_size << 16
         cdef Recent *taken = &core.taken[(at ^ core.block_pc << 3) & (TAKEN - 1)]
         if at == core.block_pc:
             return core.block_count
@@ -1104,6 +1104,8 @@ cdef class Cpu:
         self.set_table(ENV_SEGMENTS + SEGMENT * index, selector, base, limit, flags)
         if index == 1:
             h = (h & ~<uint32_t>HF_CS32) | (flags & DESC_B) >> 18
+            # The same bytes are another block now: its length must be looked up.
+            self.core.block_generation = 0
         elif index == 2:
             h = (h & ~<uint32_t>(HF_CPL | HF_SS32)) | (flags >> 13 & 3) | (flags & DESC_B) >> 17
         h &= ~<uint32_t>HF_ADDSEG

@@ -204,3 +204,21 @@ def test_handlers_that_fault_for_ever_still_reach_an_instruction_limit(handler: 
         put(vm, DATA, bytes.fromhex(handler))
         put(vm, IDT, b"".join(gate(8, DATA, 14, 3) for _ in range(256)))
         assert vm.run(instructions=ENOUGH).reason in {"limit", "triple-fault"}
+
+
+def test_the_same_bytes_as_32_bit_and_as_16_bit_code_are_counted_each_for_itself() -> None:
+    """PUSH imm32 is five bytes; in a 16-bit segment it is PUSH imm16 and ADD [BX+SI], AL.
+
+    The block begins with a port access, and returns far to itself: first to 32-bit, then to 16-bit code.
+    """
+    block, data = 0x8800, 0x7000
+    body = b"\xbb" + struct.pack("<I", data) + b"\xea" + struct.pack("<IH", block, 8)
+    pushes = b"".join(b"\x68" + struct.pack("<I", value) for value in (0x3344, 0x40, block))
+    with machine(body) as straight, machine(body) as stepped:
+        for vm in (straight, stepped):
+            put(vm, block, b"\x90\xe6\x80" + pushes + b"\xcb")
+        straight.run(until=100)
+        for n in range(1, 101):
+            stepped.run(until=n)
+        assert straight.instructions == stepped.instructions == 100
+        assert straight.digest() == stepped.digest()

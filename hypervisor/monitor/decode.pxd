@@ -16,6 +16,7 @@ cdef class Operand:
 
 cdef class Instruction:
     cdef public uint32_t gva
+    cdef public bint big
     cdef public str mnemonic
     cdef public str text
     cdef public str name
@@ -37,9 +38,9 @@ cdef class Decoder:
     cdef public dict handlers
     cdef public dict capstones
     cdef public list cache
-    @cython.locals(gva=uint32_t, raw=uint64_t, found=Instruction)
+    @cython.locals(gva=uint32_t, raw=uint64_t, big=bint, found=Instruction)
     cpdef Instruction at(self, VirtualCpu v)
-    cpdef Instruction decode(self, VirtualCpu v, uint32_t gva)
+    cpdef Instruction decode(self, VirtualCpu v, uint32_t gva, bint big)
 
 
 @cython.locals(offset=uint32_t)

@@ -6,6 +6,7 @@ kernel's few hundred sensitive instructions are decoded once each.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,10 @@ CONTROL = {getattr(x86, f"X86_REG_CR{i}"): i for i in range(9)}
 DEBUG = {getattr(x86, f"X86_REG_DR{i}"): i for i in range(8)}
 
 CACHE_SIZE = 4096
+LONGEST = 15
+"""No instruction is longer, in bytes."""
+PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3"
+MOV_SYSTEM_REGISTER = re.compile(b"[" + PREFIXES + rb"]{0,12}\x0f[\x20-\x23](?=.)", re.DOTALL)
 
 OTHER, MEMORY, IMMEDIATE, GENERAL_REGISTER, SEGMENT_REGISTER, CONTROL_REGISTER, DEBUG_REGISTER = range(7)
 """Kinds of operands."""
@@ -78,8 +83,10 @@ class Operand:
 class Instruction:
     """A decoded instruction: Capstone's view of it, and what we do when it traps."""
 
-    def __init__(self, gva: int, decoded: Any, raw: bytes, handler: Handler | None) -> None:
+    def __init__(self, gva: int, big: bool, decoded: Any, raw: bytes, handler: Handler | None) -> None:
         self.gva = gva
+        self.big = big
+        """Is it in a 32-bit code segment?"""
         self.mnemonic: str = decoded.mnemonic
         self.text = f"{decoded.mnemonic} {decoded.op_str}".strip()
         self.name = self.mnemonic.split()[-1]
@@ -87,7 +94,7 @@ class Instruction:
         self.size: int = decoded.size
         self.opcode: int = decoded.opcode[0]
         self.raw = raw[: self.size]
-        self.operand_size = 2 if decoded.prefix[2] else 4
+        self.operand_size = 4 if big != (decoded.prefix[2] != 0) else 2
         self.address_size: int = decoded.addr_size
         self.segment_override = PREFIX_SEGMENTS.get(decoded.prefix[1])
         self.operands = [Operand(operand, self.segment_override) for operand in decoded.operands]
@@ -114,25 +121,34 @@ class Decoder:
         """The instruction at CS:EIP, or None if Capstone does not know it."""
         gva = v.cpu.linear_eip()
         raw = v.memory.fetch(v.paging.root, gva)
-        found = self.cache[(gva ^ gva >> 12) % CACHE_SIZE]
-        if found is not None and found.gva == gva and raw & found.mask == found.value:
-            return found
-        return self.decode(v, gva)
-
-    def decode(self, v: VirtualCpu, gva: int) -> Instruction | None:
         big = v.cpu.segment_flags(CS) & D_BIG != 0
+        found = self.cache[(gva ^ gva >> 12) % CACHE_SIZE]
+        if found is not None and found.gva == gva and found.big == big and raw & found.mask == found.value:
+            return found
+        return self.decode(v, gva, big)
+
+    def decode(self, v: VirtualCpu, gva: int, big: bool) -> Instruction | None:
         code = v.memory.fetch(v.paging.root, gva).to_bytes(8, "little")
         code += v.memory.fetch(v.paging.root, gva + 8 & 0xFFFFFFFF).to_bytes(8, "little")
-        decoded = next(self.capstones[big].disasm(code[:15], gva, 1), None)
+        decoded = next(self.capstones[big].disasm(with_register(code[:LONGEST]), gva, 1), None)
         if decoded is None:
             return None
-        instruction = Instruction(gva, decoded, code, self.handlers.get(decoded.mnemonic.split()[-1]))
-        if not big:
-            instruction.operand_size = 6 - instruction.operand_size
-        # The cache compares eight bytes and knows 32-bit code only.
-        if big and instruction.size <= 8:
+        instruction = Instruction(gva, big, decoded, code, self.handlers.get(decoded.mnemonic.split()[-1]))
+        # The cache compares eight bytes.
+        if instruction.size <= 8:
             self.cache[(gva ^ gva >> 12) % CACHE_SIZE] = instruction
         return instruction
+
+
+def with_register(code: bytes) -> bytes:
+    """MOV to and from control and debug registers means a general register whatever its ModRM byte's mod field
+    says (Intel SDM 2, MOV); Capstone takes only the value that means so elsewhere, too.
+    """
+    found = MOV_SYSTEM_REGISTER.match(code)
+    if found is None:
+        return code
+    at = found.end()
+    return code[:at] + bytes((code[at] | 0xC0,)) + code[at + 1 :]
 
 
 def effective_offset(v: VirtualCpu, i: Instruction, operand: Operand) -> int:

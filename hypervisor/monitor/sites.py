@@ -15,12 +15,10 @@ from collections.abc import Mapping
 from hypervisor.ext.cpu import ANY, MOST_SITES
 from hypervisor.hardware.x86 import CS, D_BIG
 from hypervisor.monitor import unrestartable
+from hypervisor.monitor.decode import LONGEST, PREFIXES
 from hypervisor.monitor.vcpu import VirtualCpu
 from hypervisor.techniques.base import Technique
 
-PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3"
-LONGEST = 15
-"""No instruction is longer, in bytes."""
 REMEMBERED = 50_000
 """Of so many blocks it is remembered what they hold: the same code is loaded again and again."""
 
