@@ -57,7 +57,7 @@ def test_frames_are_copied_by_two_threads_at_once_and_none_is_torn() -> None:
             copy = begin(vm)
             with Runner(vm, vm.instructions + 2_000_000):
                 for first in range(0, FRAMES, 16):
-                    copy.read(first, 16)
+                    copy.read(first, first + 16)
             assert vm.instructions % 1_000_000 == 0
             assert copy.view == before
             copy.end()

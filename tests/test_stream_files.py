@@ -51,7 +51,8 @@ def test_a_machine_comes_back_from_a_file(tmp_path: Path) -> None:
     summary = save(Machine(), path)
     assert path.stat().st_size == summary.length
     assert path.read_bytes() == to_bytes(sample_state(), sample_ram())
-    state, fill = load(path)
+    saved = load(path)
+    state, fill = saved.state, saved.fill
     assert state == sample_state()
     ram = bytearray(b"\xee" * MEMORY)
     seen: list[int] = []
@@ -136,7 +137,7 @@ def test_a_bad_file_is_refused_before_it_gives_anything_away(tmp_path: Path) -> 
 def test_a_file_that_changes_after_the_check_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "saved"
     save(Machine(), path)
-    _, fill = load(path)
+    fill = load(path).fill
     save_state(sample_state(epoch=8), memoryview(sample_ram(seed=2)), path)
     ram = bytearray(MEMORY)
     with pytest.raises(StateError, match="changed since it was checked"):

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 import hypervisor
-from hypervisor.cli import bench, certificates, demo, info, plot, run
+from hypervisor.cli import bench, certificates, demo, info, plot, run, squash
 from hypervisor.cli.command import Command, Parser
 from hypervisor.errors import HypervisorError
 
@@ -24,6 +24,7 @@ COMMANDS: tuple[Command, ...] = (
     bench.COMMAND,
     certificates.COMMAND,
     plot.COMMAND,
+    squash.COMMAND,
     info.COMMAND,
 )
 

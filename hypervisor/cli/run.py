@@ -24,6 +24,7 @@ from hypervisor.repl.session import Session, describe, status_of
 
 if TYPE_CHECKING:
     from hypervisor.machine import VirtualMachine
+    from hypervisor.state.checkpoint import Checkpoints
 
 
 DEFAULT_MEMORY = 32 << 20
@@ -35,8 +36,9 @@ def run(options: argparse.Namespace) -> int:
     token = None if options.token_file is None else read_token(options.token_file)
     credentials = Credentials(options.tls_dir, token, options.insecure)
     with contextlib.ExitStack() as held:
-        vm = _machine(options, credentials, held)
+        vm, checkpoints = _machine(options, credentials, held)
         session: Session[Any] = Session(vm)
+        session.checkpoints = checkpoints
         held.callback(session.close)
         interactive = sys.stdin.isatty() and sys.stdout.isatty()
         vm.pace = interactive if options.pace is None else options.pace
@@ -95,18 +97,21 @@ def module(text: str) -> tuple[Path, str]:
 
 def _machine(
     options: argparse.Namespace, credentials: Credentials, held: contextlib.ExitStack
-) -> VirtualMachine:
-    """The guest that the options ask for. What must stay open as long as it runs goes to ``held``."""
+) -> tuple[VirtualMachine, Checkpoints | None]:
+    """The guest that the options ask for, and what saves its changes since a file, if it comes from one.
+
+    What must stay open as long as it runs goes to ``held``.
+    """
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - `hv --help` needs no CPU
 
     show = machines.stderr_if_terminal()
     if options.load is not None:
-        return machines.load(options.load, options.technique, show, options.disk, options.paging)
+        return machines.resume(options.load, options.technique, show, options.disk, options.paging)
     if options.incoming is not None:
         # Open as long as the guest runs: a source that lost the last message asks here how it ended.
         listener = held.enter_context(Listener(options.incoming, credentials=credentials))
         print(f"hv: waiting for a guest at {listener.address}", file=sys.stderr, flush=True)
-        return machines.receive(
+        vm = machines.receive(
             listener,
             options.technique,
             show,
@@ -115,7 +120,8 @@ def _machine(
             most=options.memory,
             path=options.report,
         )
-    return VirtualMachine.boot(
+        return vm, None
+    vm = VirtualMachine.boot(
         images.find(options.image),
         memory=DEFAULT_MEMORY if options.memory is None else options.memory,
         technique=options.technique or "trap",
@@ -125,6 +131,7 @@ def _machine(
         disks=options.disk,
         paging=options.paging,
     )
+    return vm, None
 
 
 COMMAND = Command(

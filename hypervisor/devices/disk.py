@@ -158,6 +158,17 @@ class Disk:
             )
         return self._base
 
+    def look(self) -> None:
+        """Take the digest of the image if that is not known yet, which takes as long as to read it.
+
+        Also from another thread while the guest runs: what it writes meanwhile is looked at again. Then its
+        state can be taken at once. Raises HostError.
+        """
+        try:
+            self._known_hashes()
+        except OSError as error:
+            raise HostError(f"disk {self.image.path}: {error.strerror or error}") from None
+
     def _known_hashes(self) -> dict[int, bytes]:
         if self._hashes is None:
             hashes: dict[int, bytes] = {}
@@ -165,8 +176,9 @@ class Disk:
                 first = chunk * CHUNK_SECTORS
                 count = min(CHUNK_SECTORS, self.sectors - first)
                 self._note(hashes, chunk, self.image.read(first, count))
-            self._base = self._digest(hashes)
-            self._hashes = hashes
+            if self._hashes is None:  # or another thread was faster, and knows more by now
+                self._base = self._digest(hashes)
+                self._hashes = hashes
         return self._hashes
 
     @staticmethod
@@ -271,6 +283,11 @@ class Disks:
             if theirs.persistent != ours.persistent:
                 needed = "with ,persist" if theirs.persistent else "without ,persist"
                 raise StateError(f"{where} must be named {needed}, as when the guest was booted")
+
+    def look(self) -> None:
+        """Take the digests of all images that are not known yet: see ``Disk.look``."""
+        for disk in self.list:
+            disk.look()
 
     def states(self) -> tuple[DiskState, ...]:
         return tuple(disk.state() for disk in self.list)

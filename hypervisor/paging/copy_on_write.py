@@ -25,7 +25,7 @@ class CopyOnWrite:
     """A view of one machine's RAM as it was when this was made, which must be while the guest stands still.
 
     ``frames`` has a byte for each frame; only those where it is not 0 are in the view. A machine can have one
-    of these at a time. The memory it takes is that of the frames that the guest stored to and that were not
+    of these at a time, and none while frames are absent. The memory it takes is that of the frames that the guest stored to and that were not
     yet forgotten here.
 
     Raises:
@@ -46,18 +46,18 @@ class CopyOnWrite:
         paging.forbid_stores(frames)
         self._memory = memory
 
-    def read(self, first: int, count: int) -> None:
-        """See to it that ``view`` has these frames, from any thread."""
-        self._memory.keep_frames(first, count)
+    def read(self, first: int, stop: int) -> None:
+        """See to it that ``view`` has the frames from ``first`` to before ``stop``; from any thread."""
+        self._memory.keep_frames(first, stop - first)
 
     @property
     def view(self) -> memoryview:
         """As long as RAM; right where ``read`` was called."""
         return memoryview(self._kept)
 
-    def forget(self, first: int, count: int) -> None:
+    def forget(self, first: int, stop: int) -> None:
         """These frames of the view are not needed any more."""
-        self._kept.madvise(mmap.MADV_DONTNEED, first * _PAGE, count * _PAGE)
+        self._kept.madvise(mmap.MADV_DONTNEED, first * _PAGE, (stop - first) * _PAGE)
 
     def end(self) -> None:
         """The guest may store to all frames as it likes; the view is gone."""

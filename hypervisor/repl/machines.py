@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hypervisor.devices.image import DiskFile
     from hypervisor.machine import VirtualMachine
     from hypervisor.migration.destination import Listener
+    from hypervisor.state.checkpoint import Checkpoints
 
 Advance = Callable[[int, int], object]
 """Called with what is done, and all there is to do."""
@@ -33,25 +34,39 @@ def load(
     disks: Sequence[DiskFile] = (),
     paging: str = DEFAULT_FORM,
 ) -> VirtualMachine:
-    """The guest in a file, stopped. ``technique`` may be another than the one it was saved under, ``disks``
-    must hold what its disks held.
+    """As ``resume``, for one who wants no more than the guest."""
+    return resume(path, technique, show, disks, paging)[0]
+
+
+def resume(
+    path: str | os.PathLike[str],
+    technique: str | None = None,
+    show: TextIO | None = None,
+    disks: Sequence[DiskFile] = (),
+    paging: str = DEFAULT_FORM,
+) -> tuple[VirtualMachine, Checkpoints]:
+    """The guest in a file, stopped, and what can save its changes since. ``technique`` may be another than the
+    one it was saved under, ``disks`` must hold what its disks held.
 
     Raises:
-        StateError, HostError: the file is no good; no machine was made.
+        StateError, HostError: the file is no good, or one that it stands on; no machine was made.
     """
     saved = files.load(path)
 
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - opening the CPU's library takes time
+    from hypervisor.state.checkpoint import Checkpoints  # noqa: PLC0415
 
     vm = VirtualMachine.create(under(saved.state.config, technique), disks, paging)
     try:
         with progress("loading", show) as advance:
             saved.fill(vm.ram, progress=advance)
         vm.restore(saved.state)
+        checkpoints = Checkpoints(vm)
+        checkpoints.loaded(saved)
     except BaseException:
         vm.close()
         raise
-    return vm
+    return vm, checkpoints
 
 
 def receive(

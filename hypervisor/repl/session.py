@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from hypervisor.errors import HypervisorError, UsageError
 from hypervisor.migration.settle import Handover
 from hypervisor.repl.protocol import Machine, Stop
+from hypervisor.state.checkpoint import Checkpoints
 
 M = TypeVar("M", bound=Machine)
 
@@ -35,6 +36,7 @@ class Session(Generic[M]):
     unsettled: a handover to another monitor that broke, so that nobody knows who has the guest.
     breakpoints: instruction counts at which every run stops.
     snapshots: in memory, by name.
+    checkpoints: what saves the guest's changes since a file; None if there is no such file.
     """
 
     def __init__(self, vm: M | None = None) -> None:
@@ -48,6 +50,7 @@ class Session(Generic[M]):
         self.unsettled: Handover | None = None
         self.breakpoints: set[int] = set()
         self.snapshots: dict[str, Any] = {}
+        self.checkpoints: Checkpoints | None = None
 
     # The guest itself
 
@@ -99,6 +102,7 @@ class Session(Generic[M]):
             self._vm.close()
         self._vm, self._absent = vm, absent
         self.last_stop, self.failure = None, None
+        self.checkpoints = None
         self.snapshots.clear()
         self.breakpoints.clear()
 

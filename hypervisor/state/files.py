@@ -1,24 +1,22 @@
 """A machine in a file.
 
 Saving is atomic: the new file is written beside the old one, reaches the disk, and only then takes
-its name. A full disk or a crash leaves the old file as it was. Loading checks the whole file before
-it gives anything away, so a caller may throw its running guest away when ``load`` has returned.
+its name. A full disk or a crash leaves the old file as it was. Loading checks the whole file, and all files
+that it stands on (see ``chain``), before it gives anything away, so a caller may throw its running guest away
+when ``load`` has returned. (A machine that runs meanwhile is saved by ``checkpoint``.)
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from hypervisor.errors import HostError, StateError
+from hypervisor.errors import HostError
+from hypervisor.state import chain
+from hypervisor.state.atomic import replacing, write_all
 from hypervisor.state.model import MachineState
-from hypervisor.state.sections import Readable
-from hypervisor.state.stream import Progress, StreamReader, Summary, write_stream
+from hypervisor.state.stream import Changes, Copy, Progress, Summary, write_stream
 
 
 class Capturable(Protocol):
@@ -32,17 +30,21 @@ class Capturable(Protocol):
     def capture(self) -> MachineState: ...
 
 
-class Fill(Protocol):
-    """Writes RAM as it was into ``ram``, which must be as long as the configuration says."""
-
-    def __call__(self, ram: memoryview, *, progress: Progress | None = None) -> None: ...
-
-
 class SavedMachine(NamedTuple):
     """What ``load`` found."""
 
     state: MachineState
-    fill: Fill
+    links: list[chain.Link]
+    """The files, the newest first."""
+
+    def fill(self, ram: memoryview, *, progress: Progress | None = None) -> None:
+        """Write RAM as it was into ``ram``, which must be as long as the configuration says and is overwritten.
+
+        Raises:
+            StateError: a file is another one now than when it was checked.
+        """
+        for link in reversed(self.links):
+            chain.refill(link, ram, progress)
 
 
 def save(machine: Capturable, path: str | os.PathLike[str], *, progress: Progress | None = None) -> Summary:
@@ -60,110 +62,50 @@ def save_state(
     path: str | os.PathLike[str],
     *,
     present: bytes | None = None,
+    changes: Changes | None = None,
+    copy: Copy | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """As ``save``, for a state and the RAM that belongs to it, such as those of a snapshot."""
-    try:
-        with _replacement(Path(path)) as descriptor:
-            return write_stream(
-                state, ram, lambda data: _write_all(descriptor, data), present=present, progress=progress
-            )
-    except OSError as error:
-        raise HostError(f"cannot save to {path}: {error.strerror or error}") from None
+    """As ``save``, for a state and the RAM that belongs to it, such as those of a snapshot, or for an
+    increment: see ``write_stream``.
+    """
+    with replacing(Path(path)) as descriptor:
+        return write_stream(
+            state,
+            ram,
+            lambda data: write_all(descriptor, data),
+            present=present,
+            changes=changes,
+            copy=copy,
+            progress=progress,
+        )
 
 
 def load(path: str | os.PathLike[str]) -> SavedMachine:
-    """Check a whole file; give back its state, and a function that fills RAM from it.
-
-    ``fill`` reads the file again and raises :class:`StateError` if it is another one by then.
+    """Check a file, and all that it stands on; give back the machine in it.
 
     Raises:
-        StateError: the file is truncated, altered, of another version, or no saved machine at all.
-        HostError: it cannot be read.
+        StateError: a file is truncated, altered, of another version, missing, or no saved machine at all.
+        HostError: one cannot be read.
     """
-    with _reading(path) as descriptor:
-        seen = _fingerprint(descriptor)
-        state, _ = _read(path, descriptor, None, None)
-
-    def fill(ram: memoryview, *, progress: Progress | None = None) -> None:
-        with _reading(path) as descriptor:
-            if _fingerprint(descriptor) != seen:
-                raise StateError(f"{path}: the file was changed since it was checked")
-            _read(path, descriptor, ram, progress)
-
-    return SavedMachine(state, fill)
+    links = chain.follow(path)
+    return SavedMachine(chain.whole(links), links)
 
 
-def _read(
-    path: str | os.PathLike[str], descriptor: int, ram: memoryview | None, progress: Progress | None
-) -> tuple[MachineState, Summary]:
-    def readinto(view: memoryview) -> int:
-        return os.readv(descriptor, [view])
+def squash(
+    path: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Progress | None = None
+) -> Summary:
+    """Write the machine in a file, and in all files that it stands on, as one file that needs no others.
 
+    It holds the same bytes as if the machine had been saved whole. ``target`` may be one of those files.
+
+    Raises:
+        StateError, HostError: as ``load`` and ``save``.
+    """
+    saved = load(path)
     try:
-        reader = StreamReader(readinto)
-        state = reader.read_state()
-        summary = reader.read_ram(ram, progress=progress)
-    except StateError as error:
-        raise StateError(f"{path}: {error}") from None
-    if os.read(descriptor, 1):
-        raise StateError(f"{path}: there is more after the end of the stream")
-    return state, summary
-
-
-@contextlib.contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[int]:
-    try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StateError(f"{path}: not a regular file")
-            yield descriptor
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise HostError(f"cannot load {path}: {error.strerror or error}") from None
-
-
-def _fingerprint(descriptor: int) -> tuple[int, int, int, int]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@contextlib.contextmanager
-def _replacement(path: Path) -> Iterator[int]:
-    """A new file that takes the place of ``path`` when the block ends well, and vanishes otherwise."""
-    target = path.resolve()  # through a symbolic link: what it points to is replaced, not the link
-    if target.exists() and not target.is_file():
-        # Renaming over /dev/null would replace the device.
-        raise HostError(f"cannot save to {path}: not a regular file")
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:64]}.", suffix=".tmp", dir=target.parent)
-    temporary = Path(name)
-    try:
-        try:
-            yield descriptor
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_directory(target.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the new name itself survive a crash of the host."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: Readable) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+        ram = memoryview(bytearray(saved.state.config.memory))
+    except MemoryError:
+        raise HostError(f"no memory for the {saved.state.config.memory >> 20} MiB of this machine") from None
+    saved.fill(ram, progress=progress)
+    return save_state(saved.state, ram, target, progress=progress)

@@ -158,7 +158,7 @@ class LiveReader:
     """Reads one stream. Raises :class:`StateError` for what is truncated, altered, or of another version."""
 
     def __init__(self, readinto: ReadInto) -> None:
-        self._sections = SectionReader(readinto, STATE_VERSION, LIVE)
+        self._sections = SectionReader(readinto, STATE_VERSION, (LIVE,))
         self._buffer = memoryview(bytearray(bound(CHUNK_PAGES_MAX)))
         self._unpacker = zstandard.ZstdDecompressor()
         self.head = read_configuration(self._sections)

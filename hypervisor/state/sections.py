@@ -6,7 +6,7 @@ All numbers are little-endian on any host::
       0   8s  magic                           0   8s  name, padded with zeros
       8  u16  version of this format          8  u32  index: 0, 1, 2, ...
      10  u16  version of the state           12  u32  length of the payload
-     12  u32  flags: LIVE                     16  u32  CRC-32C of the payload
+     12  u32  flags: LIVE or INCREMENT        16  u32  CRC-32C of the payload
      16  u32  CRC-32C of the bytes 0-15      20  u32  CRC-32C of the bytes 0-19
 
 The header keeps this layout in every version of the format, so that an altered header and one of
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from hypervisor.errors import StateError
@@ -37,12 +37,17 @@ HEADER: Final = struct.Struct("<8sHHII")
 SECTION: Final = struct.Struct("<8sIIII")
 LIVE: Final = 1
 """Flag: the sections are in the order of ``live``, not in that of a file."""
+INCREMENT: Final = 2
+"""Flag: there is only what has changed since another stream, the parent (see ``stream``)."""
+ORDERS: Final = {0: "of a whole machine", LIVE: "of a migration", INCREMENT: "of changes to another file"}
+"""What a stream can be, for people."""
 DIGEST_SIZE: Final = 32
 CHUNK_PAGES_MAX: Final = 256
 CLUSTERS_MAX: Final = 128
 
 LIMITS: Final[dict[str, int]] = {
     "config": 64 << 10,
+    "parent": 4 << 10,
     "cpu": 64 << 10,
     "clock": 4 << 10,
     "device": 4 << 20,
@@ -140,12 +145,13 @@ class SectionWriter:
 class SectionReader:
     """Reads what a :class:`SectionWriter` wrote and believes none of it before it is checked.
 
-    ``name`` and ``length`` are those of the section whose payload comes next.
+    ``name`` and ``length`` are those of the section whose payload comes next, ``flags`` those of the header,
+    which must be among ``accepted``.
 
     Every method raises :class:`StateError` when the stream is truncated, altered or of another version.
     """
 
-    def __init__(self, readinto: ReadInto, state_version: int, flags: int = 0) -> None:
+    def __init__(self, readinto: ReadInto, state_version: int, accepted: Collection[int] = (0,)) -> None:
         self._readinto = readinto
         self._digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
         self._index = 0
@@ -154,9 +160,9 @@ class SectionReader:
         self.length = 0
         self.taken = 0
         """Bytes read so far."""
-        self._header(state_version, flags)
+        self.flags = self._header(state_version, accepted)
 
-    def _header(self, state_version: int, expected: int) -> None:
+    def _header(self, state_version: int, accepted: Collection[int]) -> int:
         header = self._take(HEADER.size)
         magic, version, state, flags, checksum = HEADER.unpack(header)
         if magic != MAGIC:
@@ -168,12 +174,12 @@ class SectionReader:
                 f"the stream has format version {version} and state version {state}; "
                 f"this hypervisor reads format version {FORMAT_VERSION} and state version {state_version}"
             )
-        if flags & ~LIVE:
+        if flags not in ORDERS:
             raise StateError(f"header: flags {flags:#x} ask for something that this hypervisor does not know")
-        if flags != expected:
-            order = "a migration's" if flags else "a file's"
-            raise StateError(f"header: the stream's order is {order}, which has no place here")
+        if flags not in accepted:
+            raise StateError(f"header: the stream is that {ORDERS[flags]}, which has no place here")
         self._digest.update(header)
+        return int(flags)
 
     def advance(self) -> str:
         """Go to the next section and return its name."""

@@ -2,7 +2,11 @@
 
 The sections come in this order: those of ``parts``, then ``ram`` chunks with every page exactly once in
 ascending order, then ``end``. ``sections`` tells how they are framed and ``pages`` what is in a chunk.
-Equal machines give equal bytes. (A machine that runs meanwhile goes in another order: see ``live``.)
+Equal machines give equal bytes. (A migration goes in another order: see ``live``.)
+
+An *increment* holds what has changed since another stream, its parent: after ``config`` comes ``parent``, which
+names it by its digest; there are the changed pages only, and of the disks the changed clusters only. Everything
+else is complete. The flag INCREMENT in the header tells the two apart.
 
 A reader gets the state first and RAM after it, into a buffer that it supplies; the stream is good
 only when ``read_ram`` has returned. So nothing that lives may be touched before: RAM goes to a machine
@@ -12,20 +16,27 @@ that has not run yet, and the state is restored at the very end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, Protocol
+
+from msgspec import Meta, Struct
 
 from hypervisor.errors import StateError
 from hypervisor.state.codec import PAGE_SIZE, Encoder, bound, decode, inspect
-from hypervisor.state.model import STATE_VERSION, MachineState
+from hypervisor.state.model import STATE_VERSION, U32, MachineState
 from hypervisor.state.parts import (
     Configuration,
+    expect,
+    pack,
     read_configuration,
     read_machine,
+    read_section,
     write_configuration,
     write_machine,
 )
 from hypervisor.state.sections import (
     CHUNK_PAGES_MAX,
+    DIGEST_SIZE,
+    INCREMENT,
     SECTION,
     Readable,
     ReadInto,
@@ -56,7 +67,41 @@ class Summary(NamedTuple):
     """Names this stream: any other machine has another one."""
 
 
+class Parent(Struct, frozen=True, forbid_unknown_fields=True):
+    """Section ``parent`` of an increment."""
+
+    digest: Annotated[bytes, Meta(min_length=DIGEST_SIZE, max_length=DIGEST_SIZE)]
+    """Names the stream that this one stands on."""
+    name: Annotated[str, Meta(max_length=255, pattern="^[^/\0]*$")]
+    """The file that it was in: a hint where to look first."""
+    pages: U32
+    """How many pages follow."""
+
+
+class Changes(NamedTuple):
+    """What an increment is to hold, besides the state."""
+
+    parent: bytes
+    """The parent's digest."""
+    name: str
+    """Its file's name, without directories."""
+    pages: bytes | bytearray
+    """A byte for each page, not 0 if it has changed."""
+
+
 # ------------------------------------------------------------------------------------------ writing
+
+
+class Copy(Protocol):
+    """RAM that is copied as it is needed. Pages are from ``first`` on, to the one before ``stop``."""
+
+    def read(self, first: int, stop: int) -> object:
+        """See to it that these pages can be read."""
+        ...
+
+    def forget(self, first: int, stop: int) -> object:
+        """They are not needed any more."""
+        ...
 
 
 def write_stream(
@@ -65,12 +110,15 @@ def write_stream(
     write: Write,
     *,
     present: Readable | None = None,
+    changes: Changes | None = None,
+    copy: Copy | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Write a machine that is not running.
+    """Write a machine that is not running, or a copy of one.
 
     ``ram`` is its memory, indexed by guest-physical address; ``present`` has a byte for each page, which is
-    0 where the page is known to be all zero, so that it need not be read.
+    0 where the page is known to be all zero, so that it need not be read. With ``copy``, pages are in ``ram`` from
+    when it was told to read them. With ``changes`` it is an increment, and ``state`` has the changed clusters of disks only.
 
     Raises:
         StateError: the state has something in it that cannot be written.
@@ -79,17 +127,33 @@ def write_stream(
     total = state.config.memory
     if len(ram) != total or total % PAGE_SIZE:
         raise StateError(f"RAM has {len(ram)} bytes, the configuration says {total}")
-    out = SectionWriter(write, STATE_VERSION)
-    write_configuration(out, Configuration(state.config, state.identity, state.epoch))
-    write_machine(out, state)
-    zero = normal = at = 0
     pages = total // PAGE_SIZE
+    wanted: Readable = b"\1" * pages
+    at = 0
+    out = SectionWriter(write, STATE_VERSION, 0 if changes is None else INCREMENT)
+    write_configuration(out, Configuration(state.config, state.identity, state.epoch))
+    if changes is not None:
+        wanted = changes.pages
+        count = pages - wanted.count(0)
+        at = wanted.find(1) if count else pages
+        out.section("parent", pack("parent", Parent(changes.parent, changes.name, count)))
+    write_machine(out, state)
+    zero = normal = 0
     encoder = Encoder(ram)
-    everything = b"\1" * pages
     buffer = memoryview(bytearray(SECTION.size + bound(CHUNK_PAGES)))
     while at < pages:
-        done = encoder.encode(everything, at, buffer[SECTION.size :], present=present)
+        reach = at
+        while True:
+            ahead = min(reach + max(CHUNK_PAGES, reach - at), pages)
+            if copy is not None:
+                copy.read(reach, ahead)
+            done = encoder.encode(wanted, at, buffer[SECTION.size :], present=present)
+            if copy is None or done.next <= ahead:
+                break
+            reach = ahead  # zeros take no room, so the chunk goes on behind what was read
         out.ram(buffer, SECTION.size + done.start, done.length)
+        if copy is not None:
+            copy.forget(at, done.next)
         at = done.next
         zero += done.zero
         normal += done.raw
@@ -107,16 +171,22 @@ class StreamReader:
 
     Both raise :class:`StateError` for a stream that is truncated, altered or of another version, and
     then name the section and, inside of a state, the field.
+
+    ``parent`` is that of an increment, from ``read_state`` on, and None if the stream is complete in itself.
     """
 
     def __init__(self, readinto: ReadInto) -> None:
-        self._sections = SectionReader(readinto, STATE_VERSION)
+        self._sections = SectionReader(readinto, STATE_VERSION, (0, INCREMENT))
         self._memory = 0
+        self.parent: Parent | None = None
 
     def read_state(self) -> MachineState:
         """Everything but RAM. It is not to be used before ``read_ram`` has returned."""
         head = read_configuration(self._sections)
         self._memory = head.config.memory
+        if self._sections.flags == INCREMENT:
+            expect(self._sections, "parent")
+            self.parent = read_section(self._sections, Parent)
         self._sections.advance()
         return read_machine(self._sections, head)
 
@@ -124,34 +194,39 @@ class StreamReader:
         """The rest of the stream. Returns when all of it, the final digest too, was found good.
 
         With ``ram=None`` everything is checked and nothing kept. Otherwise ``ram`` must be as long as
-        the configuration says; if this raises, part of it has been overwritten.
+        the configuration says, and, before an increment is read, hold what the parent says; if this raises,
+        part of it has been overwritten.
         """
         sections = self._sections
         if ram is not None and len(ram) != self._memory:
             raise StateError(f"RAM has {len(ram)} bytes, the stream is for {self._memory}")
         pages = self._memory // PAGE_SIZE
+        announced = pages if self.parent is None else self.parent.pages
         buffer = memoryview(bytearray(bound(CHUNK_PAGES_MAX)))
         zero = normal = done = 0
+        previous = -1
         while sections.name == "ram":
             chunk = sections.payload_into(buffer)
             # Looking before decoding keeps a page that comes twice from being written twice.
             found = inspect(chunk, pages)
             count = found.zero + found.raw
-            if found.first != done or found.last != done + count - 1:
+            whole = (found.first, found.last) == (done, done + count - 1)
+            if found.first <= previous or not (whole or self.parent):
                 raise StateError(
-                    f"section ram: pages {found.first} to {found.last} came where page {done} was to come"
+                    f"section ram: pages {found.first} to {found.last} came where page {previous + 1} was to come"
                 )
             if ram is not None:
                 decode(chunk, ram)
             zero += found.zero
             normal += found.raw
             done += count
+            previous = found.last
             if progress is not None:
                 progress(done * PAGE_SIZE, self._memory)
             sections.advance()
         if sections.name != "end":
             raise StateError(f"section {sections.name}: it has no place here")
-        if done != pages:
-            raise StateError(f"section ram: {done} pages came, the configuration says {pages}")
+        if done != announced:
+            raise StateError(f"section ram: {done} pages came, {announced} were announced")
         digest = sections.end()
         return Summary(sections.taken, zero, normal, digest)

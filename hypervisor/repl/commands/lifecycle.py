@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hypervisor.errors import UsageError
 from hypervisor.repl import machines
 from hypervisor.repl.commands.execution import where
-from hypervisor.repl.kinds import Path, Word
+from hypervisor.repl.kinds import Path, Word, choice
 from hypervisor.repl.prompt import Prompt
 from hypervisor.repl.registry import command
-from hypervisor.state import files
+from hypervisor.state.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
     from hypervisor.devices.image import DiskFile
+
+Increment = Annotated[str, choice("increment", "increment")]
 
 _FIRST = "default"
 """The snapshot's name if none is said."""
@@ -76,22 +78,30 @@ def digest(prompt: Prompt) -> str:
 
 
 @command("save")
-def save(prompt: Prompt, path: Path) -> str:
+def save(prompt: Prompt, path: Path, increment: Increment = "") -> str:
     """Write the guest to FILE, to be resumed by `load`, by `hv run --load`, on any host.
 
-    An old file of that name is replaced at once, or not at all.
+    A guest that runs goes on meanwhile; what is saved is what it was when the command began. With `increment`
+    only what has changed since the last `save` or `load` is written; the file needs that one beside it, and
+    `hv squash` makes one of both. An old file of that name is replaced at once, or not at all.
     """
-    vm = prompt.session.stopped_vm
+    session = prompt.session
+    vm = session.sure_vm
+    if session.checkpoints is None:
+        session.checkpoints = Checkpoints(vm)
+    running = session.running
     with machines.progress("saving", prompt.terminal) as advance:
-        summary = files.save(vm, path, progress=advance)
-    return f"{path}: {summary.length:,} bytes, at instruction {vm.instructions:,}"
+        saved = session.checkpoints.save(path, increment=bool(increment), progress=advance)
+    pause = f"; the guest stood still for {1000 * saved.pause:.1f} ms" if running else ""
+    return f"{path}: {saved.summary.length:,} bytes, at instruction {saved.instructions:,}{pause}"
 
 
 @command("load")
 def load(prompt: Prompt, path: Path) -> str:
     """Resume the guest in FILE in place of this one, which ends.
 
-    Nothing happens to this one before the whole file has been checked. It must have had the same disks.
+    Nothing happens to this one before the whole file has been checked, and the files that it stands on if it
+    is an increment. It must have had the same disks.
     """
     session = prompt.session
     with contextlib.ExitStack() as held:
@@ -100,8 +110,9 @@ def load(prompt: Prompt, path: Path) -> str:
             old = session.stopped_vm  # complains before the file is read, not after
             held.enter_context(old.disks.lent())
             disks = old.disks.files
-        vm = machines.load(path, show=prompt.terminal, disks=disks)
+        vm, checkpoints = machines.resume(path, show=prompt.terminal, disks=disks)
     session.replace(vm)
+    session.checkpoints = checkpoints
     return f"{path}: at instruction {vm.instructions:,}"
 
 
