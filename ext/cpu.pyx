@@ -15,6 +15,12 @@ library whose layout differs is refused.
 and stops before a block that would pass the fence. An exit in the middle of a block takes back what
 did not run: QEMU itself is asked for the block that begins at the exit, which ends where the other does.
 
+*Exit checks.* After every load and store Unicorn's translator puts a call that asks whether to stop, for the
+sake of memory hooks, which we have none of. ``no_exit_request`` in the engine, meant for ARM's IT blocks, leaves
+them out: code that touches memory is then two to three times as fast. The check after a code hook goes with
+them, so a block that holds a hooked instruction is translated with all its checks: ``on_new_block`` has it done
+again if it was not. The check at the beginning of each block is always there.
+
 Blocks are identified by the *physical* frames of their code, offset and size, since the same address
 holds different code in different address spaces. A small table in front (``recent``) is keyed by
 linear address and valid for one ``generation`` of the shadow tables.
@@ -100,6 +106,7 @@ cdef hook_f uc_hook_add
 cdef unhook_f uc_hook_del
 cdef strerror_f uc_strerror
 cdef bint loaded = False
+cdef uint32_t no_exit_request = 0    # its offset in uc_engine; 0: not found
 
 # What run() returns: a #VMEXIT is EXIT_BASE + its SVM exit code (AMD APM 2, appendix C); the rest are ours.
 EXIT_BASE = 0x100
@@ -124,6 +131,7 @@ cdef enum:
     SCAN = 0x7004
     UNLEARNED = 0x7005
     ERROR = 0x7006
+    UNCHECKED = 0x7007  # a new block holds a hooked instruction, and was translated without exit checks
     VMEXIT_DB = 0x141
     VMEXIT_PF = 0x14e
     MONITOR = 16 << 20
@@ -220,7 +228,21 @@ def _load():
     uc_hook_add = <hook_f><uintptr_t>functions["uc_hook_add"]
     uc_hook_del = <unhook_f><uintptr_t>functions["uc_hook_del"]
     uc_strerror = <strerror_f><uintptr_t>functions["uc_strerror"]
+    find_exit_checks(<const uint8_t *>dlsym(handle, b"check_exit_request_x86_64"))
     loaded = True
+
+
+cdef void find_exit_checks(const uint8_t *function) noexcept:
+    """Where ``no_exit_request`` lies in uc_engine: the translator's function that emits the check begins with
+
+        mov rsi, [rdi + ...]; cmp byte ptr [rsi + no_exit_request], 0
+
+    Whether it does what we believe is tried in ``try_unchecked``. If not, all checks stay.
+    """
+    global no_exit_request
+    if (function != NULL and function[0] == 0x48 and function[1] == 0x8b and function[2] == 0xb7
+            and function[7] == 0x80 and function[8] == 0xbe and function[13] == 0):
+        memcpy(&no_exit_request, function + 9, 4)
 
 
 # ------------------------------------------------------------------ block table
@@ -235,6 +257,12 @@ cdef inline uint64_t frame_of(Core *core, uint32_t gva) noexcept nogil:
         return 0
     entry = (<uint64_t *>(core.monitor + (entry & ADDRESS)))[gva >> 12 & 511]
     return entry & ADDRESS if entry & 1 else 0
+
+
+cdef inline void next_generation(Core *core) noexcept nogil:
+    """What was known of linear addresses holds no longer."""
+    core.generation += 1
+    core.last_block = 0
 
 
 cdef inline uint32_t hflags(Core *core) noexcept nogil:
@@ -346,12 +374,18 @@ cdef void on_site(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) 
         core.noted_pc = <uint32_t>address
 
 
+cdef void on_probe(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) noexcept nogil:
+    """At start-up: stop before a hooked instruction."""
+    (<Core *>opaque).exit_code = SITE
+    uc_emu_stop(uc)
+
+
 cdef void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) noexcept nogil:
     """Runs before every block: the hottest lines of the project, so the common case makes no call."""
     cdef Core *core = <Core *>opaque
-    if (<uint32_t>address == core.block_pc and size == core.block_size and core.generation == core.block_generation
-            and core.retired + core.block_length <= core.limit):
-        core.retired += core.block_length
+    cdef uint64_t retired = core.retired + core.block_length
+    if (address | <uint64_t>size << 32) == core.last_block and retired <= core.limit:
+        core.retired = retired
         core.block_count = core.block_length
         return
     on_other_block(uc, <uint32_t>address, size, core)
@@ -363,7 +397,7 @@ cdef void on_other_block(uc_engine *uc, uint32_t pc, uint32_t size, Core *core) 
     core.block_pc = pc
     core.block_size = size
     core.block_length = count
-    core.block_generation = core.generation if count else 0
+    core.last_block = pc | <uint64_t>size << 32 if count else 0
     if core.retired + count > core.limit or count == 0:
         if not enter_slowly(core, pc, size, count):
             uc_emu_stop(uc)
@@ -422,12 +456,22 @@ cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept no
     return False
 
 
+cdef inline bint holds_hook(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
+    cdef uint32_t i
+    for i in range(core.hook_count):
+        if core.hooked[i] - pc < size:
+            return True
+    return False
+
+
 cdef void on_new_block(uc_engine *uc, uc_tb *block, uc_tb *previous, void *opaque) noexcept nogil:
     cdef Core *core = <Core *>opaque
     cdef uint32_t pc = <uint32_t>block.pc
+    cdef bint unchecked = core.unchecked[0] and holds_hook(core, pc, block.size)
     learn(core, pc, block.size, block.icount)
-    if interesting(core, pc, block.size):
-        core.exit_code = SCAN
+    core.unchecked[0] = core.may_leave_checks
+    if unchecked or interesting(core, pc, block.size):
+        core.exit_code = UNCHECKED if unchecked else SCAN
         core.new_pc = pc
         core.new_size = block.size
         core.block_count = 0
@@ -467,6 +511,7 @@ cdef class Cpu:
         core.generation = 1
         core.fence = <uint64_t>-1
         core.limit = <uint64_t>-1
+        core.unchecked = &core.no_flag
         core.table_mask = (1 << 14) - 1
         core.table = <Block *>calloc(core.table_mask + 1, sizeof(Block))
         if core.table == NULL:
@@ -484,6 +529,7 @@ cdef class Cpu:
         self.enter_guest_mode(intercepts, control_reads, control_writes)
         self.check_layout()
         self.locate_error_code()
+        self.try_unchecked()
         self.check(uc_hook_add(uc, &self.edge_hook, UC_HOOK_EDGE_GENERATED, <void *>on_new_block, core, 1, 0),
                    "hook translation")
         if exact:
@@ -499,6 +545,8 @@ cdef class Cpu:
         if self.core.uc != NULL:
             uc_close(<uc_engine *>self.core.uc)
             self.core.uc = NULL
+            self.core.unchecked = &self.core.no_flag
+            self.core.may_leave_checks = 0
             free(self.core.table)
             self.core.table = NULL
             self.core.env = <uint8_t *>calloc(1, ENV_SIZE)
@@ -680,6 +728,36 @@ cdef class Cpu:
         if self.fault_address() != 0xf0000000:
             self.refuse("EXITINFO2")
 
+    cdef try_unchecked(self):
+        """Does ``no_exit_request`` do what we believe? Stop at a code hook: with the checks the instruction there
+        does not run, without them it does, up to the INT behind it.
+        """
+        cdef Core *core = &self.core
+        cdef uint64_t code = PROBE_CODE
+        cdef uint64_t hook = 0
+        cdef uint32_t stopped, passed
+        if not no_exit_request or no_exit_request >= malloc_usable_size(core.uc):
+            return
+        core.unchecked = <uint8_t *>core.uc + no_exit_request
+        if core.unchecked[0] == 0:
+            memcpy(core.monitor + code, <const char *>b"\x40\xcd\x80", 3)      # inc eax; int 0x80
+            self.check(uc_hook_add(<uc_engine *>core.uc, &hook, UC_HOOK_CODE, <void *>on_probe, core, code, code),
+                       "hook an instruction")
+            stopped = self.probe_hook()
+            core.unchecked[0] = 1
+            passed = self.probe_hook()
+            uc_hook_del(<uc_engine *>core.uc, hook)
+            core.may_leave_checks = stopped == SITE and passed == 0x175
+            core.unchecked[0] = core.may_leave_checks
+        if not core.may_leave_checks:
+            core.unchecked = &core.no_flag
+
+    cdef uint32_t probe_hook(self):
+        self.uc_flush()
+        self.core.exit_code = 0
+        uc_emu_start(<uc_engine *>self.core.uc, PROBE_CODE, 0, 0, 0)
+        return self.core.exit_code
+
     cdef probe_run(self, uint32_t eip):
         self.core.exit_code = 0
         uc_emu_start(<uc_engine *>self.core.uc, eip, 0, 0, 0)
@@ -734,6 +812,10 @@ cdef class Cpu:
             self.error = (<bytes>uc_strerror(error)).decode()
             core.exit_code = ERROR
             return ERROR
+        if core.exit_code == UNCHECKED:
+            self.forget(core.new_pc, core.new_size)
+            core.unchecked[0] = 0
+            return self.run(fence)
         if core.exit_code == 0:
             core.exit_code = STOP
         core.exits[core.exit_code & 511] += 1
@@ -786,6 +868,8 @@ cdef class Cpu:
         if taken.generation == core.generation and taken.pc == core.block_pc and taken.size == tag:
             return taken.count
         rest.icount = 0
+        # What is translated on request is not announced, and may well be run later.
+        core.unchecked[0] = core.may_leave_checks and not holds_hook(core, at, core.block_pc + core.block_size - at)
         if self.may_translate(at) and uc_ctl(
                 <uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &rest) == 0:
             if <uint32_t>rest.pc + rest.size == core.block_pc + core.block_size:
@@ -794,6 +878,7 @@ cdef class Cpu:
                 # The block did not end by itself; this one is longer. Forget it.
                 uc_ctl(<uc_engine *>core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), rest.pc, rest.pc + rest.size)
                 rest.icount = 0
+        core.unchecked[0] = core.may_leave_checks
         if rest.icount == 0:
             rest.icount = self.step_count(at, core.block_pc + core.block_size)
         taken.pc = core.block_pc
@@ -839,10 +924,12 @@ cdef class Cpu:
         cdef uint64_t saved = flags[0]
         cdef uc_tb one
         one.size = 0
+        core.unchecked[0] = 0
         flags[0] |= 0x100
         if uc_ctl(<uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &one):
             one.size = 0
         flags[0] = saved
+        core.unchecked[0] = core.may_leave_checks
         if one.size:
             learn(core, at, one.size, 1)
         return one.size
@@ -894,6 +981,11 @@ cdef class Cpu:
 
     # -------------------------------------------------------------- translated code
 
+    @property
+    def leaves_checks_out(self):
+        """Is code translated without exit checks after loads and stores? If not, it is slow and otherwise the same."""
+        return bool(self.core.may_leave_checks)
+
     def announce_opcodes(self, one_byte, two_byte):
         """Announce new blocks (EXIT_SCAN) in which one of these opcodes seems to be.
 
@@ -933,6 +1025,9 @@ cdef class Cpu:
         self.check(uc_hook_add(<uc_engine *>self.core.uc, &hook, UC_HOOK_CODE, <void *>on_site, &self.core,
                                address, address), "hook an instruction")
         self.hooks[address] = hook
+        if self.core.hook_count < SITES:
+            self.core.hooked[self.core.hook_count] = address
+            self.core.hook_count += 1
         return True
 
     def watch(self, uint32_t address):
@@ -966,6 +1061,7 @@ cdef class Cpu:
         for hook in self.hooks.values():
             uc_hook_del(<uc_engine *>self.core.uc, hook)
         self.hooks.clear()
+        self.core.hook_count = 0
         memset(self.core.sites, 0, sizeof(self.core.sites))
         self.core.sites_used = 0
         self.forget_all()
@@ -976,7 +1072,7 @@ cdef class Cpu:
             return
         uc_ctl(<uc_engine *>self.core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), <uint64_t>first,
                <uint64_t>first + size)
-        self.core.generation += 1
+        next_generation(&self.core)
 
     def forget_frame(self, uint64_t frame):
         """Throw away the code translated from a host-physical frame, whoever maps it where.
@@ -1002,21 +1098,21 @@ cdef class Cpu:
         self.uc_flush()
         memset(self.core.table, 0, (self.core.table_mask + 1) * sizeof(Block))
         self.core.table_used = 0
-        self.core.generation += 1
+        next_generation(&self.core)
 
     cpdef void flush_tlb(self):
         """Entries of the shadow tables were removed or restricted."""
         if self.core.uc == NULL:
             return
         uc_ctl(<uc_engine *>self.core.uc, UC_CTL_WRITE(UC_CTL_TLB_FLUSH, 0))
-        self.core.generation += 1
+        next_generation(&self.core)
         if self.core.table_used > HIGHEST_TABLE:
             self.forget_all()
 
     cpdef void set_root(self, uint64_t root):
         """CR3, without the TLB flush: for the caller that flushes anyway."""
         self.core.root = root
-        self.core.generation += 1
+        next_generation(&self.core)
         (<uint64_t *>(self.core.env + ENV_CR + 24))[0] = root
 
     cpdef void load_root(self, uint64_t root):
@@ -1105,7 +1201,7 @@ cdef class Cpu:
         if index == 1:
             h = (h & ~<uint32_t>HF_CS32) | (flags & DESC_B) >> 18
             # The same bytes are another block now: its length must be looked up.
-            self.core.block_generation = 0
+            self.core.last_block = 0
         elif index == 2:
             h = (h & ~<uint32_t>(HF_CPL | HF_SS32)) | (flags >> 13 & 3) | (flags & DESC_B) >> 17
         h &= ~<uint32_t>HF_ADDSEG
@@ -1198,7 +1294,7 @@ cdef class Cpu:
             uc_emu_start(<uc_engine *>core.uc, PROBE_CODE, 0, 0, 0)
             if core.exit_code == 0x175:
                 break
-            if core.exit_code not in (SCAN, UNLEARNED):
+            if core.exit_code not in (SCAN, UNLEARNED, UNCHECKED):
                 raise HostError(f"FXSAVE or FXRSTOR on the side ended with exit {core.exit_code:#x}")
         memcpy(core.env, saved, sizeof(saved))
         core.retired = retired

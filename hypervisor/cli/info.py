@@ -104,8 +104,10 @@ def substrate() -> str:
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - opening the CPU's library takes time
 
     began = time.perf_counter()
-    VirtualMachine.create(MachineConfig(memory=1 << 20)).close()
-    return f"laid out and behaving as expected (checked in {1000 * (time.perf_counter() - began):.0f} ms)"
+    with VirtualMachine.create(MachineConfig(memory=1 << 20)) as vm:
+        passed = 1000 * (time.perf_counter() - began)
+        slow = "" if vm.cpu.leaves_checks_out else "; slow: it checks for exits after every load and store"
+    return f"laid out and behaving as expected (checked in {passed:.0f} ms){slow}"
 
 
 COMMAND = Command(

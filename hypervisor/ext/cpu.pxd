@@ -27,7 +27,7 @@ cdef struct Core:
     uint32_t block_pc
     uint32_t block_size
     uint32_t block_length
-    uint32_t block_generation
+    uint64_t last_block
     uint32_t block_count
     uint64_t fence
     uint32_t exit_code
@@ -52,6 +52,11 @@ cdef struct Core:
     uint16_t two_byte[256]
     uint64_t sites[8192]
     uint32_t sites_used
+    uint32_t hooked[8192]
+    uint32_t hook_count
+    uint8_t *unchecked
+    uint8_t no_flag
+    uint8_t may_leave_checks
 
 
 cdef class Cpu:
@@ -71,6 +76,8 @@ cdef class Cpu:
     cdef check_layout(self)
     cdef void set_table(self, int at, uint32_t selector, uint64_t base, uint32_t limit, uint32_t flags)
     cdef locate_error_code(self)
+    cdef try_unchecked(self)
+    cdef uint32_t probe_hook(self)
     cdef probe_run(self, uint32_t eip)
     cdef uc_flush(self)
     cdef uint32_t not_run(self, uint32_t at)
