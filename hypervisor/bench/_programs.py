@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from hypervisor.machine import VirtualMachine
+from hypervisor.paging.forms import DEFAULT_FORM
 from hypervisor.state.model import MachineConfig
 
 CODE = 0x100000
@@ -28,9 +29,9 @@ POWER_OFF = bytes.fromhex("31c0 e7f4")
 """xor eax,eax; out 0xf4,eax"""
 
 
-def machine(clock: str = "exact") -> VirtualMachine:
+def machine(clock: str = "exact", paging: str = DEFAULT_FORM) -> VirtualMachine:
     """A machine at CODE in flat protected mode, with nothing there yet."""
-    vm = VirtualMachine.create(MachineConfig(MEMORY, "trap", clock))
+    vm = VirtualMachine.create(MachineConfig(MEMORY, "trap", clock), paging=paging)
     vm.enter_kernel(CODE, 0)
     return vm
 

@@ -223,7 +223,8 @@ class Monitor:
         a block run one by one. So does an instruction with a page on loan.
         """
         cpu = self.cpu
-        self.v.paging.settle()
+        if self.v.paging.exposed:
+            self.v.paging.settle()
         if not self.v.paging.loans and cpu.get_retired() >= self.near and not self.must_step():
             code = cpu.run(fence)
             if code != FENCE or cpu.get_retired() >= fence:
