@@ -54,7 +54,7 @@ def test_rounds_and_downtime_add_up(report: Report) -> None:
     )
     assert sum(one.bytes for one in report.rounds) <= report.ram.precopy_bytes
     assert list(report.downtime_parts) == [*Part]
-    assert sum(report.downtime_parts.values()) <= report.downtime
+    assert sum(report.downtime_parts.values()) <= report.downtime + 0.01  # each is rounded
     assert report.stop_reason == "3 rounds were asked for"
 
 
