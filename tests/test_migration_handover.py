@@ -37,6 +37,7 @@ from hypervisor.migration.protocol import (
     Prepared,
     Ready,
     Refused,
+    RoundReceived,
     Settle,
     Standing,
     Welcome,
@@ -680,7 +681,8 @@ def test_a_destination_that_prepared_something_else_gets_no_commit() -> None:
             channel.receive(Configure)
             channel.send(Ready())
             reader = LiveReader(channel.readinto)
-            reader.receive(memoryview(bytearray(reader.head.config.memory)))
+            ram = memoryview(bytearray(reader.head.config.memory))
+            reader.receive(ram, on_round=lambda number: channel.send(RoundReceived(number)))
             channel.send(Prepared(hello.transfer, bytes(32)))
             try:
                 channel.receive(Commit)

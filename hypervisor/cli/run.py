@@ -110,6 +110,7 @@ def _machine(
     if options.incoming is not None:
         # Open as long as the guest runs: a source that lost the last message asks here how it ended.
         listener = held.enter_context(Listener(options.incoming, credentials=credentials))
+        machines.warm_up()
         print(f"hv: waiting for a guest at {listener.address}", file=sys.stderr, flush=True)
         vm = machines.receive(
             listener,

@@ -32,6 +32,7 @@ from hypervisor.state.sections import Readable
 
 MESSAGE_MAX: Final = 64 << 10
 _BACKLOG: Final = 8
+_AHEAD: Final = 16 << 10
 
 _FRAME = struct.Struct("<II")
 _ENCODER = msgspec.msgpack.Encoder()
@@ -80,6 +81,9 @@ class Channel:
         self._timeouts = timeouts
         self._security = security
         self._host = host
+        self._ahead = memoryview(bytearray(_AHEAD))
+        self._waiting = self._ahead[:0]
+        """What was received ahead: many small reads are one system call so."""
         self.sent = 0
         """Bytes sent."""
         self.received = 0
@@ -135,7 +139,7 @@ class Channel:
 
     def readinto(self, view: memoryview) -> int:
         """Receive some bytes; never 0: the end of the connection is an error like any other."""
-        return self._receive(view, time.monotonic() + self._timeouts.message)
+        return self._read(view, time.monotonic() + self._timeouts.message)
 
     def send(self, message: Message) -> None:
         """Send a message."""
@@ -155,7 +159,16 @@ class Channel:
             LinkError: the peer is gone or silent, or sent something else.
             RefusedError: the peer sent ``Refused``.
         """
-        deadline = time.monotonic() + (self._timeouts.message if timeout is None else timeout)
+        message = self._next_message(self._timeouts.message if timeout is None else timeout)
+        if isinstance(message, kinds):
+            return message
+        if isinstance(message, Refused):
+            raise RefusedError(message.reason)
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise LinkError(f"the peer sent {type(message).__name__} where {expected} was to come")
+
+    def _next_message(self, timeout: float) -> Message:
+        deadline = time.monotonic() + timeout
         length, checksum = _FRAME.unpack(self._take(_FRAME.size, deadline))
         if length > MESSAGE_MAX:
             raise LinkError("the peer does not speak the migration protocol of this hypervisor")
@@ -163,15 +176,10 @@ class Channel:
         if crc32c(payload) != checksum:
             raise LinkError("a message was altered on its way")
         try:
-            message = _DECODER.decode(payload)
+            message: Message = _DECODER.decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise LinkError(f"the peer sent something that is no message ({error})") from None
-        if isinstance(message, kinds):
-            return message
-        if isinstance(message, Refused):
-            raise RefusedError(message.reason)
-        expected = " or ".join(kind.__name__ for kind in kinds)
-        raise LinkError(f"the peer sent {type(message).__name__} where {expected} was to come")
+        return message
 
     def refuse(self, reason: Refused) -> None:
         """Say why this is the end, if anybody still listens."""
@@ -187,20 +195,30 @@ class Channel:
 
     def last_words(self) -> str | None:
         """After a failed ``write``: the reason, if the peer gave one before it closed."""
-        try:
-            self.receive(timeout=min(0.5, self._timeouts.message))
-        except RefusedError as refused:
-            return str(refused)
-        except LinkError:
-            pass
+        with contextlib.suppress(LinkError):
+            while True:
+                # What it said before that was said too early to matter any more.
+                message = self._next_message(min(0.5, self._timeouts.message))
+                if isinstance(message, Refused):
+                    return message.reason
         return None
 
     def _take(self, length: int, deadline: float) -> bytes:
         data = bytearray(length)
         view = memoryview(data)
         while view:
-            view = view[self._receive(view, deadline) :]
+            view = view[self._read(view, deadline) :]
         return bytes(data)
+
+    def _read(self, view: memoryview, deadline: float) -> int:
+        if not self._waiting:
+            if len(view) >= _AHEAD:
+                return self._receive(view, deadline)
+            self._waiting = self._ahead[: self._receive(self._ahead, deadline)]
+        count = min(len(view), len(self._waiting))
+        view[:count] = self._waiting[:count]
+        self._waiting = self._waiting[count:]
+        return count
 
     def _receive(self, view: memoryview, deadline: float) -> int:
         try:

@@ -22,6 +22,7 @@ from hypervisor.migration.protocol import (
     Prepared,
     Ready,
     Refused,
+    RoundReceived,
     Settle,
     Standing,
     Welcome,
@@ -287,7 +288,9 @@ class Listener:
         reader = LiveReader(channel.readinto)
         if reader.head != Configuration(config, hello.identity, hello.epoch):
             raise MigrationError("the state that came is not that of the guest that was announced")
-        state, received = reader.receive(vm.ram, progress=copied)
+        state, received = reader.receive(
+            vm.ram, progress=copied, on_round=lambda number: channel.send(RoundReceived(number))
+        )
         recorder.received(received, reader.rounds)
         vm.restore(state)
         return received.digest

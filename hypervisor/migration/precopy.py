@@ -14,9 +14,11 @@ from __future__ import annotations
 import time
 from typing import Final, Self
 
+from hypervisor.errors import MigrationError
+from hypervisor.migration.channel import Channel
 from hypervisor.migration.encoding import Deduplication, Link
 from hypervisor.migration.policy import Decision, Policy
-from hypervisor.migration.protocol import Departure
+from hypervisor.migration.protocol import Departure, Ready, RoundReceived
 from hypervisor.migration.recorder import Recorder
 from hypervisor.migration.report import Part, Round
 from hypervisor.paging.dirty import either
@@ -31,11 +33,37 @@ PEEK: Final = 0.1
 long as a harvest takes."""
 
 
+class Answers:
+    """What the destination says while RAM is on its way."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._ready = False
+
+    def ready(self) -> None:
+        """Wait until it has made a machine."""
+        if not self._ready:
+            self._channel.receive(Ready)
+            self._ready = True
+
+    def round_received(self, number: int) -> None:
+        """Wait until it has all of this round."""
+        self.ready()
+        if self._channel.receive(RoundReceived).number != number:
+            raise MigrationError("the destination speaks of another round than the one that was sent")
+
+
 class PreCopy:
     """The rounds of one migration, and its last pages. A context: the dirty log is on inside of it."""
 
     def __init__(
-        self, departure: Departure, out: LiveWriter, link: Link, recorder: Recorder, policy: Policy
+        self,
+        departure: Departure,
+        out: LiveWriter,
+        link: Link,
+        recorder: Recorder,
+        policy: Policy,
+        answers: Answers,
     ) -> None:
         self._departure = departure
         self._vm = departure.vm
@@ -43,6 +71,7 @@ class PreCopy:
         self._out = out
         self._recorder = recorder
         self._policy = policy
+        self._answers = answers
         self._pages = self._vm.config.memory // PAGE_SIZE
         self._pending = bytearray(b"\1" * self._pages)
         """For each page: must it be sent (again)?"""
@@ -79,6 +108,7 @@ class PreCopy:
         round_ = self._recorder.begin_round()
         self._send_all(sending, round_, _Pace(decision.rate, self._out.written))
         self._out.end_round()
+        self._answers.round_received(round_.number)
         self._harvest()
         self._recorder.end_round(round_, self._pending)
 

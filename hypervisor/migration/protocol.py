@@ -5,8 +5,9 @@
     OWNER     ── Hello ───────────────────────────────▶    nothing           Setup
       │       ◀────────────────────────────── Welcome ──
       │       ── Configure ───────────────────────────▶    makes a machine   Configuration
-      │       ◀──────────────────────────────── Ready ──
-      │       ══ the checked stream: rounds of RAM ═══▶    fills its RAM     Memory rounds
+      │       ══ the checked stream: a round of RAM ══▶    fills its RAM     Memory rounds
+      │       ◀──────────────────────────────── Ready ──   (when the machine is made)
+      │       ◀──────────────────────── RoundReceived ──   (after each round)
       │ stop                                                                 Stop
       │       ══ last pages, state ═══════════════════▶    checks, restores  Final state
       │                                                      │
@@ -59,7 +60,7 @@ from typing import Annotated, Literal, Protocol, TypeVar
 from msgspec import Meta, Struct
 
 from hypervisor.errors import HypervisorError, MigrationError
-from hypervisor.state.model import U63, MachineConfig, MachineState
+from hypervisor.state.model import U32, U63, MachineConfig, MachineState
 
 PROTOCOL_VERSION = 2
 
@@ -158,7 +159,21 @@ class Configure(Struct, tag=True, frozen=True, forbid_unknown_fields=True):
 
 
 class Ready(Struct, tag=True, frozen=True, forbid_unknown_fields=True):
-    """A machine of that configuration exists; the stream may come."""
+    """A machine of that configuration exists.
+
+    The source does not wait for it with the rounds of RAM, which lie in the sockets' buffers meanwhile: making a
+    machine takes as long as the first of them. It waits before it stops the guest.
+    """
+
+
+class RoundReceived(Struct, tag=True, frozen=True, forbid_unknown_fields=True):
+    """The destination has all of a round in place.
+
+    So the source knows how long a round really takes, whatever lies in the sockets' buffers, and stops the guest
+    only when the destination waits for nothing but the rest.
+    """
+
+    number: U32
 
 
 class Prepared(Struct, tag=True, frozen=True, forbid_unknown_fields=True):
@@ -195,7 +210,19 @@ class Standing(Struct, tag=True, frozen=True, forbid_unknown_fields=True):
     outcome: Literal["prepared", "committed", "abandoned", "unknown"]
 
 
-Message = Hello | Welcome | Refused | Configure | Ready | Prepared | Commit | Ack | Settle | Standing
+Message = (
+    Hello
+    | Welcome
+    | Refused
+    | Configure
+    | Ready
+    | RoundReceived
+    | Prepared
+    | Commit
+    | Ack
+    | Settle
+    | Standing
+)
 
 
 # ------------------------------------------------------------------------------------------ source

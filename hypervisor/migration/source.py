@@ -10,7 +10,7 @@ from hypervisor.migration.channel import PATIENCE, Channel, LinkError, Timeouts,
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
 from hypervisor.migration.encoding import Link, Packer
 from hypervisor.migration.policy import Policy, PreCopyPolicy
-from hypervisor.migration.precopy import VERSIONS, PreCopy
+from hypervisor.migration.precopy import VERSIONS, Answers, PreCopy
 from hypervisor.migration.protocol import (
     PROTOCOL_VERSION,
     Ack,
@@ -19,7 +19,6 @@ from hypervisor.migration.protocol import (
     Hello,
     Machine,
     Prepared,
-    Ready,
     Welcome,
 )
 from hypervisor.migration.recorder import Recorder
@@ -107,12 +106,11 @@ def send(
 
 
 def _introduce(channel: Channel, departure: Departure, recorder: Recorder) -> None:
-    """Find out whether the destination will have this guest."""
+    """Say who is to come. That the destination is ready is waited for before the guest is stopped."""
     channel.send(Hello(PROTOCOL_VERSION, departure.identity, departure.epoch, departure.transfer))
     channel.receive(Welcome)
     recorder.enter(Phase.CONFIGURATION)
     channel.send(Configure(departure.vm.config))
-    channel.receive(Ready)
 
 
 def _transfer(channel: Channel, departure: Departure, recorder: Recorder, policy: Policy) -> None:
@@ -131,8 +129,10 @@ def _transfer(channel: Channel, departure: Departure, recorder: Recorder, policy
     head = Configuration(vm.config, departure.identity, departure.epoch)
     packer = Packer(link)
     out = LiveWriter(link.write, head, Encoder(vm.ram, VERSIONS, secrets.randbits(64)), packer)
-    with PreCopy(departure, out, link, recorder, policy) as memory:
+    answers = Answers(channel)
+    with PreCopy(departure, out, link, recorder, policy, answers) as memory:
         memory.rounds()
+        answers.ready()
         recorder.enter(Phase.STOP)
         departure.stop()
         recorder.part(Part.STOP)
