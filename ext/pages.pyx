@@ -12,11 +12,19 @@ it is used, and ``decode`` writes nothing until the whole chunk has passed.
 from cpython.array cimport array, clone
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from posix.unistd cimport pwrite
 from libc.string cimport memcpy, memmove, memset
 
 from collections import namedtuple
 
 from hypervisor.errors import StateError
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t length)
+    int madvise(void *addr, size_t length, int advice)
+    void *MAP_FAILED
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_HUGEPAGE
 
 cdef extern from *:
     """
@@ -382,10 +390,16 @@ cdef class Encoder:
         self.seed = seed
         self.slots = min(versions, self.pages)
         if self.slots:
-            self.versions = <uint8_t *>calloc(self.slots, PAGE)
+            # In large pages, where there are any: the first touch of so many small ones costs more than copying them.
+            self.versions = <uint8_t *>mmap(NULL, self.slots * PAGE, PROT_READ | PROT_WRITE,
+                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+            if <void *>self.versions == MAP_FAILED:
+                self.versions = NULL
+                raise MemoryError
+            madvise(self.versions, self.slots * PAGE, MADV_HUGEPAGE)
             self.slot_of = <int32_t *>calloc(self.pages, sizeof(int32_t))
             self.owner = <int32_t *>calloc(self.slots, sizeof(int32_t))
-            if self.versions == NULL or self.slot_of == NULL or self.owner == NULL:
+            if self.slot_of == NULL or self.owner == NULL:
                 raise MemoryError
             for i in range(self.pages):
                 self.slot_of[i] = -1
@@ -393,7 +407,8 @@ cdef class Encoder:
                 self.owner[i] = -1
 
     def __dealloc__(self):
-        free(self.versions)
+        if self.versions != NULL:
+            munmap(self.versions, self.slots * PAGE)
         free(self.slot_of)
         free(self.owner)
         free(self.hash_of)
@@ -691,7 +706,7 @@ def inspect(const uint8_t[::1] chunk not None, Py_ssize_t pages):
     return _contents(found)
 
 
-def decode(const uint8_t[::1] chunk not None, uint8_t[::1] ram not None, uint8_t[::1] seen=None):
+def decode(const uint8_t[::1] chunk not None, uint8_t[::1] ram not None, uint8_t[::1] seen=None, int file=-1):
     cdef const uint8_t *start = &chunk[0] if chunk.shape[0] else NULL
     cdef size_t pages = ram.shape[0] // PAGE
     cdef uint8_t *mark = NULL
@@ -705,21 +720,41 @@ def decode(const uint8_t[::1] chunk not None, uint8_t[::1] ram not None, uint8_t
     with nogil:
         found = _inspect(start, chunk.shape[0], pages, mark != NULL)
         if found.fault == SOUND:
-            _decode(start, memory, mark, &found)
+            _decode(start, memory, mark, file, &found)
     if found.fault != SOUND:
         raise _refusal(found, start, pages)
     return _contents(found)
 
 
-cdef void _decode(const uint8_t *chunk, uint8_t *ram, uint8_t *mark, Summary *found) noexcept nogil:
+cdef uint32_t _fresh_run(const uint8_t *entry, uint32_t count, const uint8_t *mark) noexcept nogil:
+    """How many entries from here on are raw pages behind each other that come for the first time."""
+    cdef uint32_t n = 0, first = _get32(entry)
+    while (n < count and _get16(entry + 4) == MODE_RAW and _get32(entry) == first + n and not mark[first + n]):
+        n += 1
+        entry += ENTRY
+    return n
+
+
+cdef void _decode(const uint8_t *chunk, uint8_t *ram, uint8_t *mark, int file, Summary *found) noexcept nogil:
     """Write the pages of a chunk that passed ``_inspect``."""
     cdef const uint8_t *entry = chunk + HEAD
-    cdef uint32_t count = _get32(chunk), i, mode
+    cdef uint32_t count = _get32(chunk), i = 0, mode
     cdef const uint8_t *data = entry + <size_t>count * ENTRY
     cdef size_t number, other, run
     cdef uint8_t *page
-    for i in range(count):
+    while i < count:
         found.index = i
+        if file >= 0 and mark != NULL:
+            # The kernel is faster with whole pages that it need not map and clear first.
+            run = _fresh_run(entry, count - i, mark)
+            number = _get32(entry)
+            if run and pwrite(file, data, run * PAGE, number * PAGE) == <ssize_t>(run * PAGE):
+                memset(mark + number, 1, run)
+                data += run * PAGE
+                entry += run * ENTRY
+                i += run
+                continue
+        i += 1
         number = _get32(entry)
         mode = _get16(entry + 4)
         page = ram + number * PAGE

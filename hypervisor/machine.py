@@ -374,6 +374,11 @@ class VirtualMachine(Inspection):
 
     # ---------------------------------------------------------------- state
 
+    @property
+    def ram_file(self) -> int:
+        """The descriptor of the memory file that ``ram`` is a shared mapping of."""
+        return int(self.memory.file)
+
     def present(self) -> bytes:
         """A byte for each page of RAM: 0 where it has never been touched, so that it is all zero."""
         return self.memory.present()

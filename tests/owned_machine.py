@@ -84,6 +84,7 @@ class OwnedMachine:
         self.config = config
         self.name = name
         self.ended = None
+        self.ram_file = -1
         self.held = 0
         self.closed = False
         self.may_run = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import random
 import struct
 from array import array
@@ -136,6 +138,27 @@ def test_a_ram_told_once_is_read_by_both(kinds: list[int], seed: int) -> None:
     assert compiled.classify(ram) == reference.classify(ram)
     numbers = array("I", range(len(kinds)))
     assert compiled.page_hashes(ram, numbers, seed) == reference.page_hashes(ram, numbers, seed)
+
+
+def test_pages_that_come_through_the_file_behind_ram_are_the_same() -> None:
+    kinds = [1, 1, 0, 1, 2, 2, 0, 0, 1, 1]
+    ram = memory(kinds, 8)
+    wanted = bytearray([1, 1, 1, 1, 0, 1, 1, 1, 1, 1])
+    chunk = chunk_of(compiled, ram, wanted)
+    file = os.memfd_create("ram")
+    os.ftruncate(file, len(ram))
+    with mmap.mmap(file, len(ram)) as target:
+        seen = bytearray(len(kinds))
+        for _ in range(2):  # the second time they are there already, and go through memory
+            found = compiled.decode(chunk, target, seen, file)
+            assert (found.zero, found.raw) == (3, 6)
+            assert target[: 4 * PAGE] == ram[: 4 * PAGE]
+            assert target[4 * PAGE : 5 * PAGE] == bytes(PAGE)
+            assert target[5 * PAGE :] == ram[5 * PAGE :]
+            assert seen == wanted
+        # A file that cannot be written to is as good as none.
+        assert compiled.decode(chunk, target, bytearray(len(kinds)), 10**6) == found
+    os.close(file)
 
 
 @CODECS

@@ -102,12 +102,15 @@ def inspect(chunk: ReadableBuffer, pages: int) -> Contents:
         StateError: the chunk is malformed, names a page outside RAM, or holds deltas or copies.
     """
 
-def decode(chunk: ReadableBuffer, ram: WriteableBuffer, seen: bytearray | None = None) -> Contents:
+def decode(
+    chunk: ReadableBuffer, ram: WriteableBuffer, seen: bytearray | None = None, file: int = -1
+) -> Contents:
     """Write the pages of a chunk into ``ram``, after all of it passed ``inspect``; returns the same.
 
     ``seen`` has marks for a RAM that was all zero in the beginning: pages that came are marked with 1, and a
     zero page that comes for the first time is not touched (the host need not give memory for it). With them
-    pages may come again, so deltas and copies are read, too.
+    pages may come again, so deltas and copies are read, too. ``file``: the descriptor of the file that ``ram`` is a
+    shared mapping of, if it is one; filling a page through it takes the host half the time.
 
     Raises:
         StateError: the chunk is malformed or names a page outside RAM, and nothing was written; or

@@ -274,7 +274,10 @@ def connect(address: str | Address, timeouts: Timeouts, credentials: Credentials
 
 def _dial(target: Address, timeout: float) -> socket.socket:
     if target.kind != "unix":
-        return socket.create_connection((target.host, target.port), timeout=timeout)
+        # Bytes: a name in ASCII need not go through Python's IDNA codec, which takes a ms to load.
+        host = target.host.encode() if target.host.isascii() else target.host
+        where: tuple[Any, int] = (host, target.port)
+        return socket.create_connection(where, timeout=timeout)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout)

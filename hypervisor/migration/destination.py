@@ -289,7 +289,10 @@ class Listener:
         if reader.head != Configuration(config, hello.identity, hello.epoch):
             raise MigrationError("the state that came is not that of the guest that was announced")
         state, received = reader.receive(
-            vm.ram, progress=copied, on_round=lambda number: channel.send(RoundReceived(number))
+            vm.ram,
+            file=vm.ram_file,
+            progress=copied,
+            on_round=lambda number: channel.send(RoundReceived(number)),
         )
         recorder.received(received, reader.rounds)
         vm.restore(state)

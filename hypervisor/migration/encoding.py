@@ -2,13 +2,16 @@
 
 A page can be told in several ways (state/pages.py), and telling it shortly takes time in which it could have
 been sent. What is cheap is always done: zeros, deltas against the last version, pages that have not really
-changed. Two others cost more than a fast link:
+changed. Others cost more than a fast link:
 
 * *Compression* of a chunk pays if ``1/C + r/L < 1/L`` for a compressor of C bytes per second, which leaves
   the part r of them, and a link of L. Zstandard makes about 500 MB/s, a loopback link 2000 and more.
 * *Finding equal pages* by a hash costs 0.5 µs a page, which a link of 2000 MB/s carries in 2 µs. So it pays
   there only if one page in four is found, and on Gigabit Ethernet (35 µs) if one in seventy is.
   (In a tern that has run its selftest, one in seven is.)
+
+* *Keeping versions* of all of RAM in the first round, from which later rounds take deltas, costs 0.5 to 2 µs a page,
+  most of it for fresh memory of the host's. So on a fast link only those are kept that come a second time.
 
 Several connections do not help here: one carries 4 GB/s over loopback, two and four carry no more, and
 the host's processors have the guest and the receiver to run.
@@ -29,6 +32,8 @@ _ENOUGH = 1 << 20
 """Bytes after which the rate is known well enough."""
 _FASTEST = 1.5e9
 """Bytes per second: no compressor keeps up with such a link."""
+_SLOW = 500e6
+"""Bytes per second: on such a link versions are kept from the first round on."""
 _PROBE = 32
 """Chunks after which compression is tried again where it did not pay."""
 _HASHING = 0.5e-6
@@ -54,6 +59,12 @@ class Link:
         if self._bytes > _WINDOW:
             self._bytes /= 2
             self._time /= 2
+
+    @property
+    def slow(self) -> bool:
+        """Does memory cost less than the bytes that it saves?"""
+        rate = self.rate
+        return rate is not None and rate < _SLOW
 
     @property
     def rate(self) -> float | None:

@@ -75,6 +75,7 @@ class PreCopy:
         self._pages = self._vm.config.memory // PAGE_SIZE
         self._pending = bytearray(b"\1" * self._pages)
         """For each page: must it be sent (again)?"""
+        self._link = link
         self._dedupe = Deduplication(link)
 
     def __enter__(self) -> Self:
@@ -114,8 +115,8 @@ class PreCopy:
 
     def _send_all(self, sending: bytearray, round_: Round | None, pace: _Pace | None) -> None:
         present = self._vm.present() if all(sending) else None
-        # What is written to once is written to again. Of all pages, versions are kept if there is room for all.
-        remember = round_ is not None and (present is None or present.count(1) <= VERSIONS)
+        # What is written to once is written to again; of all pages, if there is room for them.
+        fits = present is not None and present.count(1) <= VERSIONS
         looked = time.monotonic()
         skip = None
         at = 0
@@ -125,6 +126,7 @@ class PreCopy:
                 looked = time.monotonic()
                 skip = self._pending
             dedupe = self._dedupe.pays
+            remember = round_ is not None and (present is None or (fits and self._link.slow))
             done = self._out.pages(sending, at, skip=skip, present=present, remember=remember, dedupe=dedupe)
             if dedupe:
                 self._dedupe.note(done.copied, done.raw)

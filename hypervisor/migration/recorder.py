@@ -164,7 +164,8 @@ class Recorder:
         report.total_time = _ms(now - self._began)
         report.ram.transferred = transferred
         if self._stopped is not None:
-            report.downtime = _ms(now - self._stopped)
+            over = self._part_ended if Part.ACTIVATION in report.downtime_parts else now
+            report.downtime = _ms(over - self._stopped)
             report.ram.downtime_bytes = max(transferred - report.ram.precopy_bytes, 0)
         report.error_desc = None if error is None else str(error)
 

@@ -170,11 +170,12 @@ class LiveReader:
         self,
         ram: memoryview,
         *,
+        file: int = -1,
         progress: Progress | None = None,
         on_round: Callable[[int], object] | None = None,
     ) -> tuple[MachineState, Received]:
         """All of the stream. Its pages go into ``ram``, which must be as long as the configuration says and
-        all zero.
+        all zero. ``file``: see ``decode``.
         """
         sections, total = self._sections, self.head.config.memory
         if len(ram) != total:
@@ -190,7 +191,7 @@ class LiveReader:
                 if on_round is not None:
                     on_round(self.rounds)
                 continue
-            found = decode(self._chunk(), ram, seen)
+            found = decode(self._chunk(), ram, seen, file)
             count = found.zero + found.raw + found.delta + found.copied
             in_round += count
             if not 0 < count <= in_round <= pages:

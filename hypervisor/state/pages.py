@@ -379,7 +379,9 @@ def inspect(chunk: Readable, pages: int) -> Contents:
     return _contents(_directory(chunk, pages, again=False))
 
 
-def decode(chunk: Readable, ram: bytearray | memoryview, seen: bytearray | None = None) -> Contents:
+def decode(
+    chunk: Readable, ram: bytearray | memoryview, seen: bytearray | None = None, file: int = -1
+) -> Contents:
     """Write the pages of a chunk into ``ram``, after all of it passed ``inspect``; returns the same."""
     pages = len(ram) // PAGE_SIZE
     if seen is not None and len(seen) != pages:
