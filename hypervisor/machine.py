@@ -412,6 +412,7 @@ class VirtualMachine(Inspection):
         self.clock.skipped = state.clock.skipped
         self.clock.update()
         self.monitor.near = 0
+        self.monitor.begun = -1
         self.paging.forget_code()
         restore_cpu(self.vcpu, state.cpu)
 

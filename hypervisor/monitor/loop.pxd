@@ -21,6 +21,8 @@ cdef class Monitor:
     cdef public long long deadline
     cdef public bint pending
     cdef public long long near
+    cdef public long long begun
+    cdef public bint finishing
     cdef public dict exits
     @cython.locals(cpu=Cpu, clock=VirtualClock, handlers=list, usual=bint, code=uint32_t, fence="long long", retired="long long")
     cpdef run(self, long long until=*)

@@ -143,6 +143,10 @@ class Monitor:
         """Does a device want to interrupt the guest?"""
         self.near = 0
         """Until this count the guest is stepped: a fence lies in the middle of a block."""
+        self.begun = -1
+        """Count at which the last page fault was hidden: the next instruction has begun there."""
+        self.finishing = False
+        """Does a stop wait until that instruction has been executed?"""
         self.exits: dict[int, Callable[[], None]] = {
             EXIT_FENCE: self.nothing,
             EXIT_STOP: self.on_stop,
@@ -184,9 +188,13 @@ class Monitor:
                     self.devices.advance(clock.now)
                     self.refresh()
                 retired = cpu.get_retired()
+                if self.finishing and retired > self.begun:
+                    self.finishing = False
+                    self.on_stop()
+                    continue
                 if self.exact and retired >= until:
                     return Stop("limit")
-                fence = until
+                fence = retired + 1 if self.finishing else until
                 if self.exact and self.deadline != NEVER_DUE:
                     fence = min(fence, max(clock.count_at(self.deadline), retired + 1))
                 if self.pending and self.v.interrupts_on():
@@ -313,6 +321,14 @@ class Monitor:
         """The loop's next round does what there is to do."""
 
     def on_stop(self) -> None:
+        """Somebody wants something of a guest that stands still.
+
+        An instruction that has begun, in that a page fault of its was hidden, is executed before: Accessed and Dirty bits
+        were set for it, which a guest that came to this count without being asked has not set yet.
+        """
+        if self.exact and self.begun == self.cpu.get_retired():
+            self.finishing = True
+            return
         if self.before_entry is not None:
             self.before_entry()
             self.refresh()
@@ -348,6 +364,7 @@ class Monitor:
             entry = v.paging.fault(gva, write, user, fetch, eip, not v.paging.loans)
             if entry != NOWHERE and not self.store_entry(gva, entry):
                 v.paging.fault(gva, write, user, fetch, eip, False)
+            self.begun = cpu.get_retired()
         except GuestFault as fault:
             self.fault(fault)
 
