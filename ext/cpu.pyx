@@ -777,6 +777,17 @@ cdef class Cpu:
         EIP and ``retired`` say exactly how far the guest came. The GIL is released meanwhile, at once or after
         a few blocks.
         """
+        cdef uint32_t code = self.run_once(fence)
+        while code == UNCHECKED:
+            # Blocks may overlap. All that hold this one's first byte go with it, but none that begins later: so
+            # every block is thrown away at most once for each that begins behind it, and then they all stay.
+            self.forget(self.core.new_pc, 1)
+            self.core.unchecked[0] = 0
+            code = self.run_once(fence)
+        return code
+
+    cdef uint32_t run_once(self, uint64_t fence) except? 0xdeadbeef:
+        """The same, or UNCHECKED: the block at ``new_pc`` is to be translated again, with all checks."""
         cdef Core *core = &self.core
         cdef int error
         cdef uint32_t eip = (<uint32_t *>(core.env + ENV_EIP))[0]
@@ -813,9 +824,7 @@ cdef class Cpu:
             core.exit_code = ERROR
             return ERROR
         if core.exit_code == UNCHECKED:
-            self.forget(core.new_pc, core.new_size)
-            core.unchecked[0] = 0
-            return self.run(fence)
+            return UNCHECKED
         if core.exit_code == 0:
             core.exit_code = STOP
         core.exits[core.exit_code & 511] += 1

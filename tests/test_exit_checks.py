@@ -40,3 +40,15 @@ def test_a_port_is_read_by_the_monitor_in_whatever_block_it_is(clock: str) -> No
     with kernel(start + body, clock) as vm:
         assert vm.run().reason == "exit"
         assert vm.cpu.general(3) == 2 * MASK * COUNT
+
+
+@pytest.mark.parametrize("clock", ["exact", "wall"])
+def test_blocks_that_overlap_are_translated_again_only_so_often(clock: str) -> None:
+    """After each port the next block begins, in the middle of the one before."""
+    # mov ecx,COUNT; 1: 8 times out 0x80,al; dec ecx; jnz 1b; xor eax,eax; out 0xf4,eax
+    ports = b"\xe6\x80" * 8
+    code = b"\xb9" + struct.pack("<I", COUNT) + ports + b"\x49\x75" + bytes([0x100 - len(ports) - 3])
+    with kernel(code + bytes.fromhex("31c0 e7f4"), clock) as vm:
+        assert vm.run().reason == "exit"
+        assert vm.exit_counts()["port or system call site"] == 8 * COUNT + 1
+        assert vm.exit_counts()["scan"] < 100

@@ -86,6 +86,7 @@ cdef class Cpu:
     cdef uint32_t length_at(self, uint32_t at)
     cdef void take_flags_back(self)
     cdef on_the_side(self, bytes instruction, uint32_t cr0)
+    cdef uint32_t run_once(self, uint64_t fence) except? 0xdeadbeef
     cpdef uint32_t run(self, uint64_t fence) except? 0xdeadbeef
     cpdef uint32_t general(self, uint32_t index)
     cpdef void set_general(self, uint32_t index, uint32_t value)
