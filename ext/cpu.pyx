@@ -137,6 +137,8 @@ cdef enum:
     MONITOR = 16 << 20
     RECENT = 4096
     TAKEN = 1024
+    CODE_BUFFER = 256 << 20
+    MOST_TRANSLATED = CODE_BUFFER >> 10     # guest instructions; with hooks they take 200 bytes each, or so
     PATIENCE = 500      # instructions that a run may take while it keeps the GIL
     HIGHEST_TABLE = 1 << 21
     SITES = 1 << 13     # twice MOST_SITES, so that searching for one ends soon
@@ -312,6 +314,7 @@ cdef void learn(Core *core, uint32_t pc, uint32_t size, uint32_t count) noexcept
     cdef uint64_t i
     cdef Recent *recent = &core.recent[(pc ^ pc >> 12 ^ size << 5) & (RECENT - 1)]
     recent.generation = 0
+    core.translated += count
     key_of(core, pc, size, &key, &second)
     i = slot_of(core, key, second)
     if core.table[i].count == 0:
@@ -519,7 +522,7 @@ cdef class Cpu:
         self.check(uc_open(UC_ARCH_X86, UC_MODE_32, &uc), "open an engine")
         core.uc = uc
         self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_CPU_MODEL, 1), model), "choose the CPU model QEMU64")
-        self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_TCG_BUFFER_SIZE, 1), <int>(64 << 20)), "size the code buffer")
+        self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_TCG_BUFFER_SIZE, 1), <int>CODE_BUFFER), "size the code buffer")
         self.check(uc_mem_map_ptr(uc, 0, MONITOR, UC_PROT_ALL, memory.monitor_base), "map the monitor's memory")
         self.check(uc_mem_map_ptr(uc, MONITOR, memory.ram_size, UC_PROT_ALL, memory.ram_base), "map guest RAM")
         self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1), <int>1), "enable exits")
@@ -794,6 +797,10 @@ cdef class Cpu:
         cdef uint32_t at
         if core.uc == NULL:
             return ERROR
+        if core.translated > MOST_TRANSLATED:
+            # QEMU makes room by itself, but only while it runs. Out of a run (``not_run``, ``length_at``) it
+            # would jump back into the last one, and that would be the end of the process.
+            self.forget_all()
         core.fence = fence
         core.exit_code = 0
         core.block_count = 0
@@ -1107,6 +1114,7 @@ cdef class Cpu:
         self.uc_flush()
         memset(self.core.table, 0, (self.core.table_mask + 1) * sizeof(Block))
         self.core.table_used = 0
+        self.core.translated = 0
         next_generation(&self.core)
 
     cpdef void flush_tlb(self):

@@ -46,6 +46,7 @@ cdef struct Core:
     Block *table
     uint64_t table_mask
     uint64_t table_used
+    uint64_t translated
     Recent recent[4096]
     Recent taken[1024]
     uint16_t one_byte[256]
