@@ -1020,6 +1020,7 @@ cdef class Cpu:
     def instructions(self, uint32_t first, uint32_t size):
         """Where instructions begin in a new block, as QEMU decodes it: their offsets from its linear address."""
         cdef uint32_t at = first
+        cdef uint32_t length
         offsets = []
         while at - first < size:
             offsets.append(at - first)

@@ -214,6 +214,9 @@ def test_a_full_disk_leaves_the_old_file_the_guest_and_the_next_increment_as_the
         vm.run(until=2_000_000)
         checkpoints.save(tmp_path / "base")
         path.write_bytes(b"old")
+        vm.run(
+            until=6_000_000
+        )  # an increment is longer than any of the rooms, however slow the next thread is
         with Runner(vm, 12_000_000):
             for _ in range(3):
                 with files_limited_to(room), pytest.raises(HostError, match="cannot save to") as error:
