@@ -9,4 +9,4 @@ from hypervisor.paging.shadow import ShadowPaging
 from hypervisor.paging.traced import TracedShadow
 
 FORMS: Final[dict[str, type[ShadowPaging]]] = {"traced": TracedShadow, "lazy": LazyShadow}
-DEFAULT_FORM: Final = "lazy"
+DEFAULT_FORM: Final = "traced"
