@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# The tests of a file share what is slow to make, and run one after the other; files run side by side.
+JOBS   ?= auto
+SPREAD := -n $(JOBS) --dist loadfile
 ARGS   ?=
 
 # Three stamps: the environment, the compiled modules, the guest images.
@@ -23,11 +26,11 @@ GUESTS := $(shell find guests -path guests/build -prune -o -type f -print 2>/dev
 demo: build guests  ## boot a guest, move it to a second monitor, prove that it did not notice
 	@$(BIN)/hv demo $(ARGS)
 
-test: build guests  ## all tests (ARGS='-k shadow' chooses)
-	@$(PYTEST) $(ARGS)
+test: build guests  ## all tests (ARGS='-k shadow' chooses, JOBS=0 runs them in this process)
+	@$(PYTEST) $(SPREAD) $(ARGS)
 
 test-pure: build guests  ## the quicker tests with every module interpreted
-	@HV_PURE=1 $(PYTEST) -m 'not slow and not fuzz and not soak' $(ARGS)
+	@HV_PURE=1 $(PYTEST) $(SPREAD) -m 'not slow and not fuzz and not soak' $(ARGS)
 
 smoke: build guests  ## does it work at all? under 30 s
 	@$(PYTEST) -q -x -m smoke $(ARGS)
