@@ -1144,7 +1144,7 @@ cdef class Cpu:
         """EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI by the number of their encoding."""
         return (<uint32_t *>(self.core.env + (index & 7) * 8))[0]
 
-    cpdef void set_general(self, uint32_t index, uint32_t value):
+    cpdef void set_general(self, uint32_t index, uint32_t value) noexcept:
         (<uint64_t *>(self.core.env + (index & 7) * 8))[0] = value
 
     cpdef uint32_t get_eip(self):
@@ -1154,13 +1154,13 @@ cdef class Cpu:
         """Linear address of the next instruction."""
         return (<uint32_t *>(self.core.env + ENV_EIP))[0] + (<uint32_t *>(self.core.env + ENV_SEGMENTS + SEGMENT + 8))[0]
 
-    cpdef void set_eip(self, uint32_t value):
+    cpdef void set_eip(self, uint32_t value) noexcept:
         (<uint64_t *>(self.core.env + ENV_EIP))[0] = value
 
     cpdef uint32_t get_eflags(self):
         return (<uint32_t *>(self.core.env + ENV_EFLAGS))[0]
 
-    cpdef void set_eflags(self, uint32_t value):
+    cpdef void set_eflags(self, uint32_t value) noexcept:
         # Between runs all of EFLAGS is in its place (QEMU's cpu_exec_enter takes the arithmetic flags from
         # there); the lazy condition codes are set as well for readers that combine the two.
         (<uint64_t *>(self.core.env + ENV_CC_SRC))[0] = value & ARITHMETIC
@@ -1171,7 +1171,7 @@ cdef class Cpu:
     cpdef uint64_t get_retired(self):
         return self.core.retired
 
-    cpdef void set_retired(self, uint64_t value):
+    cpdef void set_retired(self, uint64_t value) noexcept:
         self.core.retired = value
 
     eip = property(get_eip, set_eip, doc="The instruction pointer, relative to the code segment's base.")
@@ -1194,7 +1194,7 @@ cdef class Cpu:
         """Does the instruction just run (MOV SS, POP SS) hold interrupts back for one more?"""
         return (hflags(&self.core) & HF_INHIBIT_IRQ) != 0
 
-    cpdef void clear_shadowed(self):
+    cpdef void clear_shadowed(self) noexcept:
         (<uint32_t *>(self.core.env + ENV_HFLAGS))[0] &= ~<uint32_t>HF_INHIBIT_IRQ
 
     cpdef uint32_t selector(self, uint32_t index):

@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from hypervisor.ext.memory cimport PhysicalMemory
 
@@ -60,6 +61,7 @@ cdef struct Core:
     uint8_t may_leave_checks
 
 
+@cython.final
 cdef class Cpu:
     cdef Core core
     cdef readonly PhysicalMemory memory
@@ -90,19 +92,19 @@ cdef class Cpu:
     cdef uint32_t run_once(self, uint64_t fence) except? 0xdeadbeef
     cpdef uint32_t run(self, uint64_t fence) except? 0xdeadbeef
     cpdef uint32_t general(self, uint32_t index)
-    cpdef void set_general(self, uint32_t index, uint32_t value)
+    cpdef void set_general(self, uint32_t index, uint32_t value) noexcept
     cpdef uint32_t get_eip(self)
     cpdef uint32_t linear_eip(self)
-    cpdef void set_eip(self, uint32_t value)
+    cpdef void set_eip(self, uint32_t value) noexcept
     cpdef uint32_t get_eflags(self)
-    cpdef void set_eflags(self, uint32_t value)
+    cpdef void set_eflags(self, uint32_t value) noexcept
     cpdef uint64_t get_retired(self)
-    cpdef void set_retired(self, uint64_t value)
+    cpdef void set_retired(self, uint64_t value) noexcept
     cpdef uint32_t error_code(self)
     cpdef uint32_t fault_address(self)
     cpdef bint trap_flag(self)
     cpdef bint shadowed(self)
-    cpdef void clear_shadowed(self)
+    cpdef void clear_shadowed(self) noexcept
     cpdef uint32_t selector(self, uint32_t index)
     cpdef uint32_t segment_base(self, uint32_t index)
     cpdef uint32_t segment_limit(self, uint32_t index)

@@ -428,7 +428,7 @@ class Monitor:
         trapping = cpu.trap_flag()
         try:
             if not handler(v, instruction):
-                cpu.set_eip(cpu.get_eip() + instruction.size & 0xFFFFFFFF)
+                cpu.set_eip(cpu.get_eip() + instruction.size & MASK_32)
         except GuestFault as fault:
             self.fault(fault)
             return

@@ -256,7 +256,7 @@ class VirtualCpu:
         """Any number of bytes; where there is no memory they are 0xff."""
         parts = []
         while size:
-            gva &= 0xFFFFFFFF
+            gva &= MASK_32
             here = min(size, 4096 - (gva & 0xFFF))
             hpa = self.paging.host_address(gva, False, user)
             parts.append(b"\xff" * here if hpa == NOWHERE else self.memory.read(hpa, here))
@@ -269,7 +269,7 @@ class VirtualCpu:
         pieces = []
         at = 0
         while at < len(data):
-            gva &= 0xFFFFFFFF
+            gva &= MASK_32
             here = min(len(data) - at, 4096 - (gva & 0xFFF))
             pieces.append((self.paging.host_address(gva, True, user), data[at : at + here]))
             gva += here
