@@ -247,7 +247,7 @@ def measure(quick: bool) -> Iterator[Record]:
 
 def speeds(quick: bool) -> Iterator[Record]:
     """Code that does not trap, beside the same code on bare Unicorn."""
-    n = 500_000 if quick else 20_000_000
+    n = 5_000_000 if quick else 20_000_000
     for name, code, targets in (
         ("store to data", STORE_LOOP, ("<= 1.3", None)),
         ("load from data", LOAD_LOOP, (None, None)),
