@@ -42,6 +42,7 @@ HOT: list[str] = [
     "hypervisor.monitor.ports",
     "hypervisor.monitor.privileged",
     "hypervisor.monitor.segments",
+    "hypervisor.monitor.stack",
     "hypervisor.monitor.tasks",
     "hypervisor.monitor.transfer",
     "hypervisor.monitor.vcpu",

@@ -50,6 +50,9 @@ REGISTERS = {
 }
 NO_REGISTER = 8
 
+FAR_FORMS = {3: "lcall", 5: "ljmp"}
+"""Values of the ModRM byte's reg field after opcode FF."""
+
 Handler = Callable[[VirtualCpu, "Instruction"], "bool | None"]
 
 
@@ -80,6 +83,14 @@ class Operand:
             self.segment = override if override is not None else SS if by_stack else DS
 
 
+def name_of(decoded: Any) -> str:
+    """The mnemonic without LOCK or REP; that of a far JMP or CALL always as the far one's."""
+    name: str = decoded.mnemonic.split()[-1]
+    if name in ("jmp", "call") and decoded.opcode[0] == 0xFF:
+        return FAR_FORMS.get(decoded.modrm >> 3 & 7, name)
+    return name
+
+
 class Instruction:
     """A decoded instruction: Capstone's view of it, and what we do when it traps."""
 
@@ -89,8 +100,7 @@ class Instruction:
         """Is it in a 32-bit code segment?"""
         self.mnemonic: str = decoded.mnemonic
         self.text = f"{decoded.mnemonic} {decoded.op_str}".strip()
-        self.name = self.mnemonic.split()[-1]
-        """The mnemonic without LOCK or REP."""
+        self.name = name_of(decoded)
         self.size: int = decoded.size
         self.opcode: int = decoded.opcode[0]
         self.raw = raw[: self.size]
@@ -133,7 +143,7 @@ class Decoder:
         decoded = next(self.capstones[big].disasm(with_register(code[:LONGEST]), gva, 1), None)
         if decoded is None:
             return None
-        instruction = Instruction(gva, big, decoded, code, self.handlers.get(decoded.mnemonic.split()[-1]))
+        instruction = Instruction(gva, big, decoded, code, self.handlers.get(name_of(decoded)))
         # The cache compares eight bytes.
         if instruction.size <= 8:
             self.cache[(gva ^ gva >> 12) % CACHE_SIZE] = instruction

@@ -39,15 +39,20 @@ from hypervisor.hardware.x86 import (
 )
 from hypervisor.monitor import tasks
 from hypervisor.monitor.segments import check_stack_segment
+from hypervisor.monitor.stack import Stack
 from hypervisor.monitor.tasks import inner_stack
-from hypervisor.monitor.transfer import Stack, stack_base
-from hypervisor.monitor.vcpu import VirtualCpu, descriptor_limit
+from hypervisor.monitor.vcpu import VirtualCpu, descriptor_base, descriptor_limit
 
 TASK_GATE = 5
 GATE = 6
 """Type of a 16-bit interrupt gate. 8 more is a 32-bit one, 1 more a trap gate, which leaves IF alone."""
 WIDE, TRAP = 8, 1
 INTERRUPTS = IF
+
+EXTERNAL = 1
+"""In an error code with a selector: the event that could not be delivered was no INT n, INT3 or INTO (SDM 3A, 6.13)."""
+NOT_FAULTS = frozenset((1, 8, 18))
+"""Exceptions that do not restart the instruction: #DB as it occurs here is a trap, #DF and #MC are aborts."""
 
 
 def raise_fault(v: VirtualCpu, fault: GuestFault) -> None:
@@ -60,8 +65,9 @@ def raise_fault(v: VirtualCpu, fault: GuestFault) -> None:
         if fault.vector == PAGE_FAULT:
             v.cr2 = fault.address
         vector, error = combine(first, fault)
+        code = error if vector in WITH_ERROR_CODE else None
         try:
-            deliver(v, vector, error if vector in WITH_ERROR_CODE else None, software=False)
+            deliver(v, vector, code, software=False, restarts=vector not in NOT_FAULTS)
             return
         except GuestFault as second:
             first, fault = vector, second
@@ -79,13 +85,33 @@ def combine(first: int | None, fault: GuestFault) -> tuple[int, int]:
 
 
 def deliver(
-    v: VirtualCpu, vector: int, error: int | None, *, software: bool, following: int | None = None
+    v: VirtualCpu,
+    vector: int,
+    error: int | None,
+    *,
+    software: bool,
+    following: int | None = None,
+    restarts: bool = False,
 ) -> None:
-    """Enter the guest's handler. ``following`` is the EIP to return to where it is not the current one.
+    """Enter the guest's handler. ``following`` is the EIP to return to where it is not the current one;
+    ``restarts``: the handler returns to an instruction that then runs again, which RF in the image says.
 
     Raises GuestFault if the guest's tables forbid it; then nothing has changed but memory below the
     stack pointer.
     """
+    v.halted = False
+    try:
+        enter_gate(v, vector, error, software, following, RF if restarts else 0)
+    except GuestFault as fault:
+        if not software and fault.vector in CONTRIBUTORY:
+            fault.error |= EXTERNAL
+        raise
+
+
+def enter_gate(
+    v: VirtualCpu, vector: int, error: int | None, software: bool, following: int | None, resume: int
+) -> None:
+    """The gate of ``vector``, and what it leads to; ``resume`` is RF where EFLAGS are saved with it."""
     eip = v.cpu.get_eip() if following is None else following
     named = vector * 8 + 2
     if named + 5 > v.idt_limit:
@@ -100,15 +126,22 @@ def deliver(
     if not high & D_PRESENT:
         raise GuestFault(SEGMENT_NOT_PRESENT, named)
     if kind == TASK_GATE:
-        tasks.switch(v, low >> 16, tasks.CALL, eip, error)
+        tasks.switch(v, low >> 16, tasks.CALL, eip, error, resume)
         return
     size = 4 if kind & WIDE else 2
     offset = low & 0xFFFF | (high & ~0xFFFF if size == 4 else 0)
-    enter_handler(v, low >> 16, offset, size, not kind & TRAP, eip, error)
+    enter_handler(v, low >> 16, offset, size, not kind & TRAP, eip, error, resume)
 
 
 def enter_handler(
-    v: VirtualCpu, selector: int, offset: int, size: int, clears: bool, eip: int, error: int | None
+    v: VirtualCpu,
+    selector: int,
+    offset: int,
+    size: int,
+    clears: bool,
+    eip: int,
+    error: int | None,
+    resume: int,
 ) -> None:
     named = selector & 0xFFFC
     if named == 0:
@@ -120,9 +153,7 @@ def enter_handler(
         raise GuestFault(GENERAL_PROTECTION, named)
     if not high & D_PRESENT:
         raise GuestFault(SEGMENT_NOT_PRESENT, named)
-    if offset > descriptor_limit(low, high):
-        raise GuestFault(GENERAL_PROTECTION)
-    flags = v.get_eflags() & ~RF
+    flags = v.get_eflags()
     from_8086 = flags & VM != 0
     inner = not high & D_CONFORMING and dpl < v.cpl
     if from_8086 and (not inner or dpl != 0):
@@ -134,16 +165,23 @@ def enter_handler(
         descriptor = check_stack_segment(v, ss, dpl, INVALID_TSS)
         stack_low, stack_high = descriptor & MASK_32, descriptor >> 32
         stack = Stack(
-            v, stack_base(stack_low, stack_high), esp, MASK_32 if stack_high & D_BIG else 0xFFFF, dpl == 3
+            v,
+            descriptor_base(stack_low, stack_high),
+            esp,
+            MASK_32 if stack_high & D_BIG else 0xFFFF,
+            dpl == 3,
         )
+    else:
+        stack = Stack.current(v)
+    if offset > descriptor_limit(low, high):
+        raise GuestFault(GENERAL_PROTECTION)
+    if inner:
         if from_8086:
             for index in (GS, FS, DS, ES):
                 stack.push(size, v.segment_selector(index))
         stack.push(size, v.segment_selector(SS))
         stack.push(size, v.cpu.general(ESP))
-    else:
-        stack = Stack.current(v)
-    stack.push(size, flags)
+    stack.push(size, flags | resume)
     stack.push(size, v.segment_selector(CS))
     stack.push(size, eip)
     if error is not None:
@@ -152,7 +190,7 @@ def enter_handler(
     if inner:
         stack_high = v.touch_descriptor(ss, stack_high)
     # Nothing can fault from here on.
-    v.set_eflags(flags & ~(TF | VM | RF | NT | (INTERRUPTS if clears else 0)))
+    v.set_eflags(flags & ~(TF | VM | NT | (INTERRUPTS if clears else 0)))
     if inner:
         v.cpl = dpl
         if from_8086:

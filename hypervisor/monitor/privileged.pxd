@@ -18,5 +18,5 @@ cpdef software_interrupt(VirtualCpu v, Instruction i)
 
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
 cdef uint32_t CR0_BITS, CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR0_TS, EAX, EBX, ECX, EDX
-cdef uint32_t IOPL, OF, VIF, VIP, VM, CR4_BITS, CR4_RELOADS_PAGING
+cdef uint32_t IOPL, OF, VM, CR4_BITS, CR4_RELOADS_PAGING
 cdef uint32_t CONTROL_REGISTER, DEBUG_REGISTER, GENERAL_REGISTER, MEMORY, SEGMENT_REGISTER

@@ -30,8 +30,6 @@ from hypervisor.hardware.x86 import (
     IF,
     IOPL,
     OF,
-    VIF,
-    VIP,
     VM,
 )
 from hypervisor.monitor import events, ports, segments, transfer
@@ -50,6 +48,7 @@ from hypervisor.monitor.decode import (
     operand_address,
     store_general,
 )
+from hypervisor.monitor.stack import Stack
 from hypervisor.monitor.vcpu import VirtualCpu
 
 CR4_TSD = 1 << 2
@@ -93,7 +92,7 @@ def push_flags(v: VirtualCpu, i: Instruction) -> None:
     """PUSHF traps in virtual-8086 mode with IOPL < 3, where it is the guest kernel's to emulate."""
     if v.virtual_8086 and v.iopl != 3:
         raise GuestFault(GENERAL_PROTECTION)
-    stack = transfer.Stack.current(v)
+    stack = Stack.current(v)
     stack.push(i.operand_size, v.eflags & ~(VM | 1 << 16))
     v.set_stack(stack.offset)
 
@@ -102,11 +101,11 @@ def pop_flags(v: VirtualCpu, i: Instruction) -> None:
     """POPF, likewise; and wherever the real one would not do what the guest's privilege allows."""
     if v.virtual_8086 and v.iopl != 3:
         raise GuestFault(GENERAL_PROTECTION)
-    stack = transfer.Stack.current(v)
+    stack = Stack.current(v)
     flags = stack.pop(i.operand_size)
     changes = transfer.ARITHMETIC | 0x100 | 0x400 | 0x4000 | 0x40000 | 0x200000
     if v.cpl == 0:
-        changes |= IOPL | VIF | VIP
+        changes |= IOPL
     if v.cpl <= v.iopl:
         changes |= IF
     v.set_stack(stack.offset)

@@ -9,3 +9,4 @@ cpdef uint64_t inner_stack(VirtualCpu v, uint32_t level) except? 0xdeadbeef
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
 cdef uint32_t CR0_TS, CS, DS, D_CODE, D_CONFORMING, D_PRESENT, D_SEGMENT, ES, FS, GS
 cdef uint32_t NT, SS, VM
+cdef long long MASK_32

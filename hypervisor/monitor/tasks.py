@@ -23,29 +23,56 @@ from hypervisor.hardware.x86 import (
     ES,
     FS,
     GS,
+    MASK_32,
     NT,
     SS,
     VM,
 )
+from hypervisor.monitor.decode import store_general
 from hypervisor.monitor.segments import (
     T_BUSY,
     T_TSS,
+    T_TSS_16,
     check_stack_segment,
     load_data_segment,
     load_local_table,
 )
+from hypervisor.monitor.stack import Stack
 from hypervisor.monitor.vcpu import Hidden, VirtualCpu, descriptor_base, descriptor_limit, words
 
 JUMP, CALL, RETURN = range(3)
 
-MINIMUM_LIMIT = 0x67
 BACK_LINK = 0x00
 PAGE_DIRECTORY = 0x1C
-EIP = 0x20
-EFLAGS = 0x24
-GENERAL = 0x28
-SEGMENT = 0x48
-LOCAL_TABLE = 0x60
+LOCAL_BREAKPOINTS = 0x155
+"""Bits of DR7 that a task switch clears."""
+
+
+class Layout:
+    """Where the registers are in a TSS, 32-bit or 16-bit (SDM 3A, 7.2.1 and 7.6)."""
+
+    def __init__(
+        self, step: int, minimum_limit: int, eip: int, general: int, segment: int, segments: int, local: int
+    ) -> None:
+        self.step = step
+        """Bytes from one field to the next: the size of a general register."""
+        self.minimum_limit = minimum_limit
+        self.eip = eip
+        self.eflags = eip + step
+        self.general = general
+        self.segment = segment
+        self.segments = segments
+        """How many segment registers it has, from ES on."""
+        self.local_table = local
+
+
+WIDE = Layout(step=4, minimum_limit=0x67, eip=0x20, general=0x28, segment=0x48, segments=6, local=0x60)
+NARROW = Layout(step=2, minimum_limit=0x2B, eip=0x0E, general=0x12, segment=0x22, segments=4, local=0x2A)
+
+
+def layout(high: int) -> Layout:
+    """That of a TSS, by the second word of its descriptor."""
+    return WIDE if high >> 8 & 8 else NARROW
 
 
 def inner_stack(v: VirtualCpu, level: int) -> int:
@@ -80,25 +107,32 @@ def target(v: VirtualCpu, selector: int, source: int) -> tuple[int, int, int]:
         raise GuestFault(vector, error)
     low, high = words(v.descriptor(selector, vector))
     busy = high >> 8 & T_BUSY != 0
-    if high & D_SEGMENT or high >> 8 & 15 & ~T_BUSY != T_TSS or busy != (source == RETURN):
+    if high & D_SEGMENT or high >> 8 & 15 & ~T_BUSY not in (T_TSS, T_TSS_16) or busy != (source == RETURN):
         raise GuestFault(vector, error)
     if not high & D_PRESENT:
         raise GuestFault(SEGMENT_NOT_PRESENT, error)
     limit = descriptor_limit(low, high)
-    if limit < MINIMUM_LIMIT:
+    if limit < layout(high).minimum_limit:
         raise GuestFault(INVALID_TSS, error)
     return descriptor_base(low, high), limit, high
 
 
 def save(v: VirtualCpu, following: int, flags: int) -> None:
     """Store the outgoing task's registers in its TSS."""
-    base = v.tr.base
-    v.store(base + EIP, 4, following)
-    v.store(base + EFLAGS, 4, flags)
+    base, fields = v.tr.base, layout(v.tr.high)
+    v.store(base + fields.eip, fields.step, following)
+    v.store(base + fields.eflags, fields.step, flags)
     for n in range(8):
-        v.store(base + GENERAL + 4 * n, 4, v.cpu.general(n))
-    for n in range(6):
-        v.store(base + SEGMENT + 4 * n, 2, v.segment(n)[0])
+        v.store(base + fields.general + fields.step * n, fields.step, v.cpu.general(n))
+    for n in range(fields.segments):
+        v.store(base + fields.segment + fields.step * n, 2, v.segment_selector(n))
+
+
+def make_present(v: VirtualCpu, base: int, size: int) -> None:
+    """Raise the page faults of stores to these bytes now: later there would be no way back."""
+    for at in range(base, base + size, 4096):
+        v.paging.host_address(at & MASK_32, True, False)
+    v.paging.host_address(base + size - 1 & MASK_32, True, False)
 
 
 def set_busy(v: VirtualCpu, selector: int, busy: bool) -> None:
@@ -107,21 +141,27 @@ def set_busy(v: VirtualCpu, selector: int, busy: bool) -> None:
     v.store_descriptor_high(selector, high)
 
 
-def switch(v: VirtualCpu, selector: int, source: int, following: int, error: int | None = None) -> None:
-    """Switch tasks; ``following`` is the EIP that the outgoing task resumes at, ``error`` an exception's code.
+def switch(
+    v: VirtualCpu, selector: int, source: int, following: int, error: int | None = None, resume: int = 0
+) -> None:
+    """Switch tasks (SDM 3A, 7.3). ``following`` is the EIP that the outgoing task resumes at, ``error`` an
+    exception's code, ``resume`` RF if EFLAGS are to be saved with it.
 
-    A fault while the new task's segments are loaded belongs to the new task (SDM 3A, 7.3).
+    A fault while the new task's segments are loaded belongs to the new task.
     """
-    if v.tr.high >> 8 & 8 == 0:
-        raise GuestFault(INVALID_TSS, v.tr.selector & 0xFFFC)
     base, limit, high = target(v, selector, source)
-    image = v.read(base, MINIMUM_LIMIT + 1)
+    old, new = layout(v.tr.high), layout(high)
+    image = v.read(base, new.minimum_limit + 1)
+    make_present(v, v.tr.base, old.minimum_limit + 1)
+    make_present(v, base, 2)
+    for descriptor in (v.tr.selector, selector):
+        make_present(v, v.gdt_base + (descriptor & 0xFFF8), 8)
 
-    def field(at: int) -> int:
-        return int.from_bytes(image[at : at + 4], "little")
+    def field(at: int, size: int = new.step) -> int:
+        return int.from_bytes(image[at : at + size], "little")
 
     flags = v.eflags
-    save(v, following & 0xFFFFFFFF, flags & ~NT if source == RETURN else flags)
+    save(v, following & MASK_32, (flags & ~NT if source == RETURN else flags) | resume)
     if source != CALL:
         set_busy(v, v.tr.selector, False)
     if source == CALL:
@@ -130,29 +170,49 @@ def switch(v: VirtualCpu, selector: int, source: int, following: int, error: int
         set_busy(v, selector, True)
         high |= T_BUSY << 8
     v.tr = Hidden(selector, base, limit, high)
-    v.set_control(v.cr0 | CR0_TS, field(PAGE_DIRECTORY) if v.cr0 >> 31 else v.cr3, v.cr4)
-    new_flags = field(EFLAGS) | (NT if source == CALL else 0)
+    directory = field(PAGE_DIRECTORY) if new is WIDE and v.cr0 >> 31 else v.cr3
+    v.set_control(v.cr0 | CR0_TS, directory, v.cr4)
+    v.debug[7] &= ~LOCAL_BREAKPOINTS
+    new_flags = field(new.eflags) | (flags & ~0xFFFF if new is NARROW else 0)
+    if source == CALL:
+        new_flags |= NT
+    if new is NARROW:
+        new_flags &= ~VM
     v.eflags = new_flags & ~VM
     for n in range(8):
-        v.cpu.set_general(n, field(GENERAL + 4 * n))
-    v.cpu.set_eip(field(EIP))
-    selectors = [field(SEGMENT + 4 * n) & 0xFFFF for n in range(6)]
-    v.cpl = selectors[CS] & 3
+        store_general(v, n, new.step, field(new.general + new.step * n))
+    v.cpu.set_eip(field(new.eip))
+    selectors = [field(new.segment + new.step * n, 2) if n < new.segments else 0 for n in range(6)]
+    local = field(new.local_table, 2)
     if new_flags & VM:
-        v.cpl = 3
-        v.eflags = new_flags
-        for n in range(6):
-            v.cpu.set_segment(n, selectors[n], selectors[n] << 4, 0xFFFF, 0xFB00 if n == CS else 0xF300)
-        load_local_table(v, field(LOCAL_TABLE) & 0xFFFF, INVALID_TSS)
+        enter_virtual_8086(v, new_flags, selectors, local)
     else:
-        load_segments(v, selectors, field(LOCAL_TABLE) & 0xFFFF)
+        load_segments(v, selectors, local)
     if error is not None:
-        v.set_stack(v.cpu.general(4) - 4)
-        v.store(v.linear(SS, v.cpu.general(4) & v.stack_mask), 4, error, v.user)
+        stack = Stack.current(v)
+        stack.push(new.step, error)
+        v.set_stack(stack.offset)
+    if v.cpu.get_eip() > v.cpu.segment_limit(CS):
+        raise GuestFault(GENERAL_PROTECTION)
+
+
+def enter_virtual_8086(v: VirtualCpu, flags: int, selectors: list[int], local: int) -> None:
+    v.cpl = 3
+    v.eflags = flags
+    for n in range(6):
+        v.cpu.set_segment(n, selectors[n], selectors[n] << 4, 0xFFFF, 0xFB00 if n == CS else 0xF300)
+    load_local_table(v, local, INVALID_TSS)
 
 
 def load_segments(v: VirtualCpu, selectors: list[int], local: int) -> None:
-    """The incoming task's segment registers, all null until each is checked."""
+    """The incoming task's segment registers. Until each is checked it holds the selector, and nothing else.
+
+    A fault meanwhile finds the new privilege level, and a stack of 64 KiB at address 0: a kernel that wants
+    to handle it needs a task gate (SDM 3A, 6.15, interrupt 10).
+    """
+    v.cpl = cpl = selectors[CS] & 3
+    v.set_segment(CS, selectors[CS], 0, 0, D_SEGMENT | D_CODE | cpl << 13)
+    v.set_segment(SS, selectors[SS], 0, 0, D_SEGMENT | cpl << 13)
     for n in (ES, DS, FS, GS):
         v.cpu.set_segment(n, selectors[n], 0, 0, 0)
     load_local_table(v, local, INVALID_TSS)
@@ -161,13 +221,13 @@ def load_segments(v: VirtualCpu, selectors: list[int], local: int) -> None:
         raise GuestFault(INVALID_TSS, 0)
     low, high = words(v.descriptor(code, INVALID_TSS))
     dpl = high >> 13 & 3
-    if not high & D_SEGMENT or not high & D_CODE or (dpl > v.cpl if high & D_CONFORMING else dpl != v.cpl):
+    if not high & D_SEGMENT or not high & D_CODE or (dpl > cpl if high & D_CONFORMING else dpl != cpl):
         raise GuestFault(INVALID_TSS, code & 0xFFFC)
     if not high & D_PRESENT:
         raise GuestFault(SEGMENT_NOT_PRESENT, code & 0xFFFC)
-    ss_low, ss_high = words(check_stack_segment(v, selectors[SS], v.cpl, INVALID_TSS))
-    v.load_segment(SS, selectors[SS], ss_low, v.touch_descriptor(selectors[SS], ss_high))
     v.load_segment(CS, code, low, v.touch_descriptor(code, high))
+    ss_low, ss_high = words(check_stack_segment(v, selectors[SS], cpl, INVALID_TSS))
+    v.load_segment(SS, selectors[SS], ss_low, v.touch_descriptor(selectors[SS], ss_high))
     for n in (ES, DS, FS, GS):
         try:
             load_data_segment(v, n, selectors[n])

@@ -33,14 +33,13 @@ from hypervisor.hardware.x86 import (
     NT,
     SS,
     TF,
-    VIF,
-    VIP,
     VM,
 )
 from hypervisor.monitor import tasks
 from hypervisor.monitor.decode import Instruction, is_memory, operand_address
 from hypervisor.monitor.segments import check_stack_segment
-from hypervisor.monitor.vcpu import VirtualCpu, descriptor_limit, words
+from hypervisor.monitor.stack import Stack
+from hypervisor.monitor.vcpu import VirtualCpu, descriptor_base, descriptor_limit, words
 
 DONE = True
 """What a handler returns that has set EIP itself."""
@@ -52,33 +51,6 @@ ARITHMETIC = 0x8D5
 ALWAYS = ARITHMETIC | TF | DF | NT | AC | ID
 """Flags that anybody may change."""
 INTERRUPTS = IF
-
-
-class Stack:
-    """Pushes and pops on a stack that becomes the guest's only when everything went well."""
-
-    def __init__(self, v: VirtualCpu, base: int, offset: int, mask: int, user: bool) -> None:
-        self.v = v
-        self.base = base
-        self.offset = offset
-        self.mask = mask
-        self.user = user
-
-    @staticmethod
-    def current(v: VirtualCpu) -> Stack:
-        return Stack(v, v.cpu.segment_base(SS), v.cpu.general(ESP), v.get_stack_mask(), v.is_user())
-
-    def push(self, size: int, value: int) -> None:
-        self.offset = self.offset & ~self.mask | (self.offset - size) & self.mask
-        self.v.store(self.base + (self.offset & self.mask), size, value, self.user)
-
-    def pop(self, size: int) -> int:
-        value = self.v.load(self.base + (self.offset & self.mask), size, self.user)
-        self.skip(size)
-        return value
-
-    def skip(self, count: int) -> None:
-        self.offset = self.offset & ~self.mask | (self.offset + count) & self.mask
 
 
 def check_code(v: VirtualCpu, selector: int, cpl: int, rpl_counts: bool) -> int:
@@ -101,11 +73,16 @@ def check_code(v: VirtualCpu, selector: int, cpl: int, rpl_counts: bool) -> int:
     return descriptor
 
 
+def check_offset(descriptor: int, eip: int) -> None:
+    """Raise #GP(0) if an EIP is beyond a code segment's limit."""
+    if eip > descriptor_limit(descriptor & MASK_32, descriptor >> 32):
+        raise GuestFault(GENERAL_PROTECTION)
+
+
 def enter(v: VirtualCpu, selector: int, descriptor: int, eip: int) -> None:
     """Load CS at the current privilege level and EIP."""
+    check_offset(descriptor, eip)
     low, high = descriptor & MASK_32, descriptor >> 32
-    if eip > descriptor_limit(low, high):
-        raise GuestFault(GENERAL_PROTECTION)
     high = v.touch_descriptor(selector, high)
     v.load_segment(CS, selector & ~3 | v.cpl, low, high)
     v.cpu.set_eip(eip)
@@ -182,6 +159,7 @@ def far_call(v: VirtualCpu, i: Instruction) -> bool:
     system = system_descriptor(v, selector)
     if system is None:
         descriptor = check_code(v, selector, v.cpl, True)
+        check_offset(descriptor, target)
         stack.push(i.operand_size, here)
         stack.push(i.operand_size, following)
         enter(v, selector, descriptor, target)
@@ -218,6 +196,7 @@ def call_gate(v: VirtualCpu, gate_low: int, gate_high: int, here: int, following
         raise GuestFault(SEGMENT_NOT_PRESENT, code & 0xFFFC)
     old = Stack.current(v)
     if high & D_CONFORMING or dpl == v.cpl:
+        check_offset(descriptor, target)
         old.push(size, here)
         old.push(size, following)
         enter(v, code, descriptor, target)
@@ -227,15 +206,14 @@ def call_gate(v: VirtualCpu, gate_low: int, gate_high: int, here: int, following
     ss_low, ss_high = words(check_stack_segment(v, ss, dpl, INVALID_TSS))
     parameters = [old.pop(size) for _ in range(gate_high & 31)]
     mask = 0xFFFFFFFF if ss_high & D_BIG else 0xFFFF
-    new = Stack(v, stack_base(ss_low, ss_high), esp, mask, dpl == 3)
+    new = Stack(v, descriptor_base(ss_low, ss_high), esp, mask, dpl == 3)
+    check_offset(descriptor, target)
     new.push(size, v.segment_selector(SS))
     new.push(size, v.cpu.general(ESP))
     for parameter in reversed(parameters):
         new.push(size, parameter)
     new.push(size, here)
     new.push(size, following)
-    if target > descriptor_limit(low, high):
-        raise GuestFault(GENERAL_PROTECTION)
     ss_high = v.touch_descriptor(ss, ss_high)
     high = v.touch_descriptor(code, high)
     v.cpl = dpl
@@ -243,10 +221,6 @@ def call_gate(v: VirtualCpu, gate_low: int, gate_high: int, here: int, following
     v.load_segment(CS, code & ~3 | dpl, low, high)
     v.set_stack(new.offset)
     v.cpu.set_eip(target)
-
-
-def stack_base(low: int, high: int) -> int:
-    return low >> 16 | (high & 0xFF) << 16 | high & ~0xFFFFFF
 
 
 def far_return(v: VirtualCpu, i: Instruction) -> bool:
@@ -314,7 +288,7 @@ def return_to(
         raise GuestFault(SEGMENT_NOT_PRESENT, error)
     changes = ALWAYS
     if v.cpl == 0:
-        changes |= IOPL | VIF | VIP
+        changes |= IOPL
     if v.cpl <= v.get_iopl():
         changes |= INTERRUPTS
     if rpl == v.cpl:
@@ -324,8 +298,7 @@ def return_to(
         esp = stack.pop(size)
         ss = stack.pop(size) & 0xFFFF
         ss_descriptor = check_stack_segment(v, ss, rpl)
-        if eip > descriptor_limit(low, high):
-            raise GuestFault(GENERAL_PROTECTION)
+        check_offset(descriptor, eip)
         ss_high = v.touch_descriptor(ss, ss_descriptor >> 32)
         high = v.touch_descriptor(selector, high)
         v.cpl = rpl
@@ -341,11 +314,11 @@ def return_to(
 
 
 def drop_inner_segments(v: VirtualCpu) -> None:
-    """Data segments of an inner level become null on the way out (SDM 2, RET)."""
+    """Data segments of an inner level, and selectors that are null, become 0 on the way out (SDM 2, RET)."""
     for index in (ES, DS, FS, GS):
         high = v.segment_high(index)
         conforming = high & D_CODE and high & D_CONFORMING
-        if high & D_SEGMENT and high >> 13 & 3 < v.cpl and not conforming:
+        if not high & D_SEGMENT or (high >> 13 & 3 < v.cpl and not conforming):
             v.cpu.set_segment(index, 0, 0, 0, 0)
 
 

@@ -73,6 +73,6 @@ cpdef uint32_t descriptor_limit(uint32_t low, uint32_t high) except? 0xdeadbeef
 
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
 cdef uint32_t AC, CR0_BITS, CR0_ET, CS, DF, D_ACCESSED, D_AVL, D_BIG, D_GRANULAR, D_SEGMENT
-cdef uint32_t ESP, ID, IOPL, NT, SS, TF, VIF, VIP, VM
+cdef uint32_t ESP, ID, IOPL, NT, SS, TF, VM
 cdef uint32_t NATIVE, VIRTUAL, REAL_IF
 cdef long long MASK_32

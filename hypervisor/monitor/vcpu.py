@@ -33,8 +33,6 @@ from hypervisor.hardware.x86 import (
     NT,
     SS,
     TF,
-    VIF,
-    VIP,
     VM,
 )
 from hypervisor.paging.physical import NOWHERE
@@ -42,8 +40,9 @@ from hypervisor.paging.shadow import ShadowPaging
 
 NATIVE = 0x8D5 | DF | TF | NT | VM | AC | ID
 """EFLAGS bits that the emulated CPU itself keeps for the guest."""
-VIRTUAL = IF | IOPL | VIF | VIP
-"""EFLAGS bits that the monitor keeps: a kernel without privilege cannot change the real ones."""
+VIRTUAL = IF | IOPL
+"""EFLAGS bits that the monitor keeps: a kernel without privilege cannot change the real ones. (VIF and VIP
+belong to the virtual-mode extensions, which this processor does not have: they are always clear.)"""
 REAL_IF = IF | 2
 """What the real EFLAGS always holds: interrupts on, IOPL 0."""
 
