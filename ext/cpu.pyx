@@ -361,6 +361,13 @@ cdef inline uint32_t site_slot(Core *core, uint64_t hpa) noexcept nogil:
         i += 1
 
 
+cdef inline void hide_ring(Core *core) noexcept nogil:
+    """Make the selector in CS at the last x87 instruction the one that the guest's kernel believes to have."""
+    cdef uint16_t *selector = <uint16_t *>(core.env + core.fpu_selector)
+    if core.kernel_ring and selector[0] & 3 == core.kernel_ring:
+        selector[0] &= ~<uint16_t>3
+
+
 cdef void on_site(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) noexcept nogil:
     """An instruction at a hooked linear address is about to run: is the code there watched?"""
     cdef Core *core = <Core *>opaque
@@ -373,6 +380,7 @@ cdef void on_site(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) 
         core.exit_code = SITE
         uc_emu_stop(uc)
     else:
+        hide_ring(core)
         core.noted = 1
         core.noted_pc = <uint32_t>address
 
@@ -533,6 +541,7 @@ cdef class Cpu:
         self.check_layout()
         self.locate_error_code()
         self.try_unchecked()
+        self.locate_fpu_selector()
         self.check(uc_hook_add(uc, &self.edge_hook, UC_HOOK_EDGE_GENERATED, <void *>on_new_block, core, 1, 0),
                    "hook translation")
         if exact:
@@ -760,6 +769,17 @@ cdef class Cpu:
         self.core.exit_code = 0
         uc_emu_start(<uc_engine *>self.core.uc, PROBE_CODE, 0, 0, 0)
         return self.core.exit_code
+
+    cdef locate_fpu_selector(self):
+        """The selector in CS at the last x87 instruction: only it changes when that register is written."""
+        cdef uint64_t value
+        cdef list candidates = list(range(0, ENV_SIZE, 2))
+        for value in (0x5a51, 0x33c6, 0):
+            uc_reg_write(<uc_engine *>self.core.uc, UC_X86_REG_FCS, &value)
+            candidates = [i for i in candidates if (<uint16_t *>(self.core.env + <uint32_t>i))[0] == value]
+        if len(candidates) != 1:
+            self.refuse(f"the selector of the FPU was found {len(candidates)} times")
+        self.core.fpu_selector = candidates[0]
 
     cdef probe_run(self, uint32_t eip):
         self.core.exit_code = 0
@@ -1030,10 +1050,17 @@ cdef class Cpu:
             at += length
         return offsets
 
-    def note(self, uint32_t address):
-        """Let the arithmetic flags survive an exit in the middle of the instruction at this linear address.
+    def hide_ring(self, uint32_t ring):
+        """The guest's kernel runs in this ring: the selector in CS at the last x87 instruction, which noted
+        instructions store, is shown to the guest with ring 0 instead. (Ring 0, the default: nothing is hidden.)
+        """
+        self.core.kernel_ring = ring
 
-        They do if it does not change CC_SRC itself before. Returns whether its block must be forgotten
+    def note(self, uint32_t address):
+        """Let the arithmetic flags survive an exit in the middle of the instruction at this linear address, and
+        hide the kernel's ring from it.
+
+        They survive if it does not change CC_SRC itself before. Returns whether its block must be forgotten
         for that to take effect.
         """
         cdef uint64_t hook = 0
@@ -1268,6 +1295,7 @@ cdef class Cpu:
         self.on_the_side(b"\x0f\xae\x05", 0)
         area = bytearray(self.memory.read(SIDE_DATA, 512))
         if self.core.uc != NULL:
+            hide_ring(&self.core)
             for register, offset, size in LAST_X87_INSTRUCTION:
                 value = 0
                 uc_reg_read(<uc_engine *>self.core.uc, register, &value)

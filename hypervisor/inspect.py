@@ -60,6 +60,11 @@ class Inspection:
         monitor: Monitor
         devices: IsaPc
 
+    @property
+    def position(self) -> int:
+        """Linear address of the next instruction: EIP, from the base of CS on."""
+        return self.cpu.linear_eip()
+
     def registers(self) -> dict[str, int]:
         """The virtual registers: what the guest believes."""
         v = self.vcpu

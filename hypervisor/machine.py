@@ -103,7 +103,6 @@ class VirtualMachine(Inspection):
         chosen = technique(config.technique)
         self.identity = uuid.uuid4().hex
         self.epoch = 0
-        self.disks = Disks(disks)
         self._owned = True
         self.ended: Stop | None = None
         """How the guest ended its life, if it did: ``exit`` or ``reset``."""
@@ -113,6 +112,8 @@ class VirtualMachine(Inspection):
         """Which frames of RAM are not here yet, and how they come."""
         self._ram = self.memory.ram_view()
         self.cpu = Cpu(self.memory, chosen.intercepts, exact=config.clock == "exact")
+        # What can fail for want of memory comes before, so that no image is left open.
+        self.disks = Disks(disks)
         self.physical = PhysicalMap(config.memory)
         self.paging_form = paging
         self.paging = FORMS[paging](self.memory, self.cpu, self.physical)

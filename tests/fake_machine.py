@@ -80,6 +80,8 @@ class FakeMachine:
     def load_snapshot(self, snapshot):
         self.instructions = snapshot
 
+    position = 0x2000
+
     def registers(self):
         return {"eax": 1, "esp": 0x1000, "eip": 0x2000, "eflags": 0x202, "cs": 0x08}
 

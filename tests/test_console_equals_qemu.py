@@ -101,8 +101,13 @@ def here(name: str) -> Run:
 
 
 def readable(run: Run) -> list[str]:
-    """What does not depend on time. A shell whose child runs ``ps`` may not have begun to wait for it."""
-    return [re.sub(r"^( +\d+ +\d+ )(sleeping|runnable) ", r"\1STATE    ", line) for line in run.lines]
+    """What depends neither on time nor on what QEMU never does.
+
+    A shell whose child runs ``ps`` may not have begun to wait for it. RF is set in the EFLAGS that a fault saves
+    (Intel SDM 3B, 17.3.1.1), but not by QEMU.
+    """
+    lines = [re.sub(r"^( +\d+ +\d+ )(sleeping|runnable) ", r"\1STATE    ", line) for line in run.lines]
+    return [re.sub(r"^(tern:   eflags 000)[01]", r"\g<1>R", line) for line in lines]
 
 
 @pytest.mark.qemu

@@ -11,6 +11,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from hypervisor.errors import AddressError
 from hypervisor.repl.prompt import Ending, Prompt
 from hypervisor.repl.session import Session
 
@@ -90,6 +91,19 @@ def test_until_goes_to_an_instruction_count(prompt, vm):
 def test_a_step_shows_where_the_guest_is_then(prompt, vm):
     assert say(prompt, "step 3").startswith("             3  0x00002000  90")
     assert vm.instructions == 3
+
+
+def test_a_step_to_where_no_memory_is_says_where_that_is(prompt, vm, monkeypatch):
+    def nothing(gva, count):
+        raise AddressError(f"gva {gva:#x}: not mapped in the guest's page tables")
+
+    monkeypatch.setattr(vm, "disassemble", nothing)
+    vm.position = 0xC0000000
+    assert say(prompt, "step") == (
+        "             1  0xc0000000  (its next instruction cannot be shown: "
+        "gva 0xc0000000: not mapped in the guest's page tables)\n"
+    )
+    assert prompt.status == 0
 
 
 def test_a_guest_that_ends_is_told(prompt, vm):

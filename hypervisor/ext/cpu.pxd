@@ -40,6 +40,8 @@ cdef struct Core:
     int announcing
     int lent
     int noted
+    uint32_t kernel_ring
+    uint32_t fpu_selector
     uint32_t noted_pc
     int holding
     uint64_t runs
@@ -81,6 +83,7 @@ cdef class Cpu:
     cdef locate_error_code(self)
     cdef try_unchecked(self)
     cdef uint32_t probe_hook(self)
+    cdef locate_fpu_selector(self)
     cdef probe_run(self, uint32_t eip)
     cdef uc_flush(self)
     cdef uint32_t not_run(self, uint32_t at)

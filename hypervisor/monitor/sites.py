@@ -2,7 +2,7 @@
 
 The CPU announces a new block that seems to hold one before the block runs for the first time. Here it is
 looked at, instruction by instruction as QEMU decodes it, and what it holds is *watched*: the CPU exits before
-it; or *noted*: it runs by itself, but its flags survive a page fault (see unrestartable.py).
+it; or *noted*: it runs by itself, but what it would get wrong is put right before (see unrestartable.py).
 
 The same linear address is other code in another address space. So what is watched is an instruction at its
 host-physical address, and none has to be given up because another program runs there for a while.
@@ -53,10 +53,12 @@ class Sites:
             dict.fromkeys(technique.one_byte_sites, ANY) | unrestartable.WATCHED,
             dict.fromkeys(technique.two_byte_sites, ANY) | unrestartable.WATCHED_AFTER_0F,
         )
-        self.noted = Opcodes({}, unrestartable.NOTED_AFTER_0F)
+        self.noted = Opcodes(unrestartable.NOTED, unrestartable.NOTED_AFTER_0F)
         self.known: dict[tuple[bool, bytes], tuple[tuple[int, bool], ...]] = {}
         """Code, and whether it is 32-bit code -> where in it such instructions begin, and whether they are watched."""
-        v.cpu.announce_opcodes(self.watched.one_byte, {**self.watched.two_byte, **self.noted.two_byte})
+        v.cpu.announce_opcodes(
+            {**self.watched.one_byte, **self.noted.one_byte}, {**self.watched.two_byte, **self.noted.two_byte}
+        )
 
     def code_at(self, gva: int, size: int) -> bytes:
         v = self.v

@@ -1,9 +1,10 @@
-"""Instructions whose flags the emulated CPU gets wrong when their memory operand faults, and what is done.
+"""Instructions that the emulated CPU gets wrong, and what is done about it.
 
-QEMU keeps the arithmetic flags as the last operation and its operands, and computes them when they are asked
-for. A page fault takes back which operation it was, as it takes back EIP, but not the operands. SETcc, RCL and
-RCR ask before they access memory, and then the answer is where one operand was. A guest would compute wrongly
-whenever a page happens not to be in its shadow. What is done where they occur (see sites.py):
+Some lose the flags when their memory operand faults. QEMU keeps the arithmetic flags as the last operation and
+its operands, and computes them when they are asked for. A page fault takes back which operation it was, as it
+takes back EIP, but not the operands. SETcc, RCL and RCR ask before they access memory, and then the answer is
+where one operand was. A guest would compute wrongly whenever a page happens not to be in its shadow. What is
+done where they occur (see sites.py):
 
 * SETcc is *noted*: the answer that lies there is known to be the flags, and is taken.
 * RCL and RCR change the answer before they store their result, so they are *watched* and emulated.
@@ -12,6 +13,10 @@ whenever a page happens not to be in its shadow. What is done where they occur (
 
 With registers, where nothing can fault, they run by themselves. These are all: every instruction with a memory
 operand was run with its page in the shadow and without (tests/test_hidden_faults.py).
+
+FNSTENV and FNSAVE store the selector in CS at the last x87 instruction, and of a kernel that is the real one
+with the ring that it really runs in. They are noted too; the CPU hides the ring then (``Cpu.hide_ring``). A
+guest that computes in a ring 1 of its own is told 0 there.
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ WATCHED = dict.fromkeys((0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3), 1 << 2 | 1 << 3)
 """RCL and RCR: opcodes, and which of their memory forms, as ``Cpu.announce_opcodes`` wants them."""
 WATCHED_AFTER_0F = {0xC7: 1 << 1}
 """CMPXCHG8B."""
+NOTED = dict.fromkeys((0xD9, 0xDD), 1 << 6)
+"""FNSTENV and FNSAVE."""
 NOTED_AFTER_0F = dict.fromkeys(range(0x90, 0xA0), 0xFF)
 """SETcc."""
 

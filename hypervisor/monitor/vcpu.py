@@ -101,6 +101,7 @@ class VirtualCpu:
         self.memory = memory
         self.paging = paging
         self.rings = bytes(real_ring(cpl) for cpl in range(4))
+        cpu.hide_ring(self.rings[0])
         self.cpl = 0
         self.flags = 0
         """The VIRTUAL bits of EFLAGS."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from hypervisor.errors import UsageError
+from hypervisor.errors import AddressError, UsageError
 from hypervisor.repl.kinds import Background, Count, choice
 from hypervisor.repl.prompt import Prompt
 from hypervisor.repl.registry import command
@@ -99,9 +99,12 @@ def step(prompt: Prompt, count: Count = 1) -> str:
     vm = session.ready_vm
     session.start(until=vm.instructions + count)
     _stay(prompt)
-    lines = [f"{vm.instructions:>14,}  "]
-    for gva, code, text in vm.disassemble(vm.registers()["eip"], 1):
-        lines.append(f"{gva:#010x}  {code.hex(' '):<24} {text}")
+    lines = [f"{vm.instructions:>14,}  {vm.position:#010x}  "]
+    try:
+        for _, code, text in vm.disassemble(vm.position, 1):
+            lines.append(f"{code.hex(' '):<24} {text}")
+    except AddressError as error:
+        lines.append(f"(its next instruction cannot be shown: {error})")
     if session.last_stop is None or session.last_stop.reason != "limit":
         lines.append("\n" + where(prompt))
     return "".join(lines)

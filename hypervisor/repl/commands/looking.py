@@ -124,12 +124,11 @@ def _strings(prompt: Prompt, address: GuestAddress, count: int) -> str:
 def disassemble(prompt: Prompt, address: Address | None = None, count: Count = 10) -> str:
     """Show COUNT instructions, from where the guest is or from ADDRESS (guest virtual)."""
     vm = prompt.session.stopped_vm
-    eip = vm.registers()["eip"]
-    start = address or GuestAddress("gva", eip)
+    start = address or GuestAddress("gva", vm.position)
     if start.space != "gva":
         raise UsageError("instructions are shown by guest virtual address")
     return "\n".join(
-        f"{'=>' if gva == eip else '  '} {gva:#010x}  {code.hex(' '):<24} {text}"
+        f"{'=>' if gva == vm.position else '  '} {gva:#010x}  {code.hex(' '):<24} {text}"
         for gva, code, text in vm.disassemble(start.value, count)
     )
 
