@@ -279,8 +279,8 @@ cdef class PhysicalMemory:
     def admit(self, uint64_t first, uint64_t count, const uint8_t[::1] data=None):
         """``count`` frames are here: those of them that were absent take their contents from ``data``.
 
-        None: RAM already holds what they should. What a protected frame held is kept first. Frames that were not absent stay as they are. Returns how
-        many were absent. No one sees a frame that is half filled.
+        None: RAM already holds what they should. What a protected frame held is kept first. Frames that were
+        not absent stay as they are. Returns how many were absent. No one sees a frame that is half filled.
         """
         cdef uint64_t frame
         cdef uint64_t admitted = 0

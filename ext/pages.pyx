@@ -431,9 +431,10 @@ cdef class Encoder:
         return 0
 
     def encode(self, const uint8_t[::1] wanted not None, size_t first, uint8_t[::1] out not None, *,
-               const uint8_t[::1] skip=None, const uint8_t[::1] present=None,
+               const uint8_t[::1] skip=None, const uint8_t[::1] present=None, object until=None,
                bint remember=False, bint dedupe=False):
         cdef size_t room = out.shape[0], most, start
+        cdef size_t end = self.pages if until is None else min(<size_t>until, self.pages)
         cdef const uint8_t *skipping = NULL
         cdef const uint8_t *holding = NULL
         cdef Tally tally
@@ -455,7 +456,7 @@ cdef class Encoder:
         tally.next = first
         if self.pages:
             with nogil:
-                self._fill(&wanted[0], skipping, holding, remember, dedupe, most, &out[0], &tally)
+                self._fill(&wanted[0], skipping, holding, end, remember, dedupe, most, &out[0], &tally)
         # The directory moves up to its data, so that the chunk is in one piece.
         start = (most - tally.entries) * ENTRY
         if start:
@@ -465,8 +466,8 @@ cdef class Encoder:
         return Encoded(tally.next, start, HEAD + tally.entries * ENTRY + tally.used, tally.zero, tally.raw,
                        tally.delta, tally.copied, tally.unchanged, tally.skipped)
 
-    cdef void _fill(self, const uint8_t *wanted, const uint8_t *skip, const uint8_t *present, bint remember,
-                    bint dedupe, size_t most, uint8_t *out, Tally *tally) noexcept nogil:
+    cdef void _fill(self, const uint8_t *wanted, const uint8_t *skip, const uint8_t *present, size_t end,
+                    bint remember, bint dedupe, size_t most, uint8_t *out, Tally *tally) noexcept nogil:
         cdef size_t n = tally.next, size
         cdef uint8_t *entry = out + HEAD          # the one that comes next
         cdef uint8_t *data = out + HEAD + most * ENTRY
@@ -475,7 +476,7 @@ cdef class Encoder:
         cdef int32_t slot
         cdef uint64_t hash
         cdef uint32_t other
-        while n < self.pages and tally.entries < most:
+        while n < end and tally.entries < most:
             if not wanted[n]:
                 n += 1
                 continue
@@ -532,7 +533,7 @@ cdef class Encoder:
             tally.entries += 1
             n += 1
         # Up to the next page that there is to encode, or the end: what follows knows that it is done.
-        while n < self.pages and not wanted[n]:
+        while n < end and not wanted[n]:
             n += 1
         tally.next = n
 

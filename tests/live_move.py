@@ -11,6 +11,7 @@ from typing import Self
 from hypervisor.machine import Stop, VirtualMachine
 from hypervisor.migration import Listener, Report, SendError, Timeouts, send
 from hypervisor.migration.policy import Policy
+from hypervisor.migration.postcopy import Mode
 
 PATIENT = Timeouts(connect=20, message=60, settle=0)
 
@@ -40,6 +41,7 @@ def move(
     vm: VirtualMachine,
     until: int,
     *,
+    mode: Mode = "precopy",
     policy: Policy | None = None,
     disks: Iterable[Path] = (),
     make: Callable[..., VirtualMachine] = VirtualMachine.create,
@@ -55,7 +57,7 @@ def move(
             time.sleep(0.0001)
         with Runner(vm, until) as runner:
             try:
-                report = send(vm, listener.address, policy=policy, timeouts=PATIENT)
+                report = send(vm, listener.address, mode=mode, policy=policy, timeouts=PATIENT)
             except SendError:
                 vm.request_stop()
                 listener.close()

@@ -7,6 +7,8 @@ import threading
 import msgspec
 from state_samples import sample_ram, sample_state
 
+from hypervisor.ext.memory import PhysicalMemory
+from hypervisor.paging.absent import AbsentFrames
 from hypervisor.state.model import MachineConfig, MachineState
 
 
@@ -41,7 +43,7 @@ class ScriptedLog:
     So a migration in rounds has something to send in each, and the same every time.
     """
 
-    def __init__(self, ram: bytearray, busy: int) -> None:
+    def __init__(self, ram: memoryview, busy: int) -> None:
         self._ram = ram
         self._busy = busy
         self._looks = 0
@@ -89,7 +91,11 @@ class OwnedMachine:
         self.closed = False
         self.may_run = False
         self._ledger = ledger
-        self._ram = bytearray(config.memory) if ram is None else ram
+        self._memory = PhysicalMemory(config.memory if ram is None else len(ram))
+        self._ram = self._memory.ram_view()
+        if ram is not None:
+            self._ram[:] = ram
+        self.absent = AbsentFrames(self._memory)
         self.dirty = ScriptedLog(self._ram, busy=3)
         self._state = state
         self.identity = "" if state is None else state.identity
@@ -107,7 +113,8 @@ class OwnedMachine:
 
     @property
     def ram(self) -> memoryview:
-        return memoryview(self._ram)
+        self.absent.complete()
+        return self._ram
 
     def visit(self, work):
         return work()
@@ -140,7 +147,7 @@ class OwnedMachine:
 
     def guest(self) -> tuple[MachineState, bytes]:
         """Everything but the epoch: what must not change when the guest moves."""
-        return msgspec.structs.replace(self.state(), epoch=0), bytes(self._ram)
+        return msgspec.structs.replace(self.state(), epoch=0), bytes(self.ram)
 
 
 def source_machine(ledger: Ledger, *, seed: int = 1) -> OwnedMachine:

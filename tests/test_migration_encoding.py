@@ -14,7 +14,8 @@ from state_samples import sample_ram, sample_state
 from hypervisor.errors import StateError
 from hypervisor.migration.encoding import Deduplication, Link, Packer
 from hypervisor.state.codec import Encoder, bound, crc32c
-from hypervisor.state.live import LiveReader, LiveWriter, compress
+from hypervisor.state.live import LiveReader, LiveWriter
+from hypervisor.state.packing import compress
 from hypervisor.state.parts import Configuration
 from hypervisor.state.sections import CHUNK_PAGES_MAX, SECTION
 

@@ -31,6 +31,7 @@ from hypervisor.migration import (
 from hypervisor.migration.channel import Channel, connect
 from hypervisor.migration.policy import FixedRounds
 from hypervisor.migration.protocol import (
+    PROTOCOL_VERSION,
     Commit,
     Configure,
     Hello,
@@ -609,7 +610,7 @@ def test_another_protocol_version_is_refused_by_both_numbers() -> None:
     with Destination(Ledger()) as destination, connect(destination.listener.address, PATIENT) as channel:
         channel.send(Hello(9, "0" * 32, 0, "0" * 32))
         with pytest.raises(
-            MigrationError, match="version 9 of the migration protocol, this hypervisor version 2"
+            MigrationError, match="version 9 of the migration protocol, this hypervisor version 3"
         ):
             channel.receive(Welcome)
 
@@ -628,13 +629,13 @@ def test_a_commit_of_another_guest_starts_nothing(field: str) -> None:
         assert ledger.owners == []
         assert destination.listener.unsettled
         with connect(destination.listener.address, PATIENT) as channel:
-            channel.send(Settle(2, good["identity"], 7, "a" * 32, withdraw=False))
+            channel.send(Settle(PROTOCOL_VERSION, good["identity"], 7, "a" * 32, withdraw=False))
             assert channel.receive(Standing).outcome == "prepared"
 
 
 def prepare_by_hand(channel: Channel) -> None:
     state = sample_state()
-    channel.send(Hello(2, state.identity, state.epoch, "a" * 32))
+    channel.send(Hello(PROTOCOL_VERSION, state.identity, state.epoch, "a" * 32))
     channel.receive(Welcome)
     channel.send(Configure(state.config))
     channel.receive(Ready)
@@ -654,7 +655,7 @@ def write_live(state: MachineState, channel: Channel) -> None:
 def test_a_state_of_another_guest_than_announced_is_refused() -> None:
     with Destination(Ledger()) as destination, connect(destination.listener.address, PATIENT) as channel:
         state = sample_state()
-        channel.send(Hello(2, "b" * 32, state.epoch, "a" * 32))
+        channel.send(Hello(PROTOCOL_VERSION, "b" * 32, state.epoch, "a" * 32))
         channel.receive(Welcome)
         channel.send(Configure(state.config))
         channel.receive(Ready)
@@ -677,7 +678,7 @@ def test_a_destination_that_prepared_something_else_gets_no_commit() -> None:
         assert channel is not None
         with channel:
             hello = channel.receive(Hello)
-            channel.send(Welcome(2))
+            channel.send(Welcome(PROTOCOL_VERSION))
             channel.receive(Configure)
             channel.send(Ready())
             reader = LiveReader(channel.readinto)

@@ -64,6 +64,7 @@ def conversations(draw: st.DrawFn) -> tuple[int, list[dict]]:
                     "remember": st.booleans(),
                     "dedupe": st.booleans(),
                     "room": st.integers(1, 6),
+                    "stretch": st.none() | st.integers(1, 5),
                 }
             ),
             min_size=1,
@@ -97,6 +98,7 @@ def test_both_say_the_same_and_the_receiver_has_what_was_said(
                     out,
                     skip=asked["skip"],
                     present=present,
+                    until=asked["stretch"] and at + asked["stretch"],
                     remember=asked["remember"],
                     dedupe=asked["dedupe"],
                 )
@@ -104,6 +106,7 @@ def test_both_say_the_same_and_the_receiver_has_what_was_said(
             ]
             assert answers[0] == answers[1]
             done = answers[0]
+            assert done.next <= min(pages, at + (asked["stretch"] or pages))
             chunk = bytes(outs[0][done.start : done.start + done.length])
             assert chunk == outs[1][done.start : done.start + done.length]
             said.append(done)

@@ -81,13 +81,15 @@ class Encoder:
         *,
         skip: ReadableBuffer | None = None,
         present: ReadableBuffer | None = None,
+        until: int | None = None,
         remember: bool = False,
         dedupe: bool = False,
     ) -> Encoded:
         """Encode pages marked in ``wanted``, from ``first`` on, as one chunk in ``out``, as many as fit.
 
         Marks in ``skip``: leave them out after all. No mark in ``present``: the page is zero, do not look. (Reading
-        memory that was never written to would make the host provide it.) ``remember``: keep versions of
+        memory that was never written to would make the host provide it.) ``until``: look no further than before this
+        page, which then is ``next`` if all is done. ``remember``: keep versions of
         pages that go out. ``dedupe``: tell a page by another that went out with the same contents; two pages
         with equal hashes are taken for equal.
 

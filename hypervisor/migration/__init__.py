@@ -7,7 +7,7 @@ from hypervisor.migration.destination import Listener
 from hypervisor.migration.protocol import Departure, Machine
 from hypervisor.migration.report import Report
 from hypervisor.migration.settle import Handover
-from hypervisor.migration.source import SendError, UnsettledError, send
+from hypervisor.migration.source import OwingError, SendError, UnsettledError, send
 
 __all__ = [
     "PATIENCE",
@@ -18,6 +18,7 @@ __all__ = [
     "LinkError",
     "Listener",
     "Machine",
+    "OwingError",
     "Report",
     "SendError",
     "Timeouts",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import selectors
 import socket
 import ssl
@@ -140,6 +141,17 @@ class Channel:
     def readinto(self, view: memoryview) -> int:
         """Receive some bytes; never 0: the end of the connection is an error like any other."""
         return self._read(view, time.monotonic() + self._timeouts.message)
+
+    def ready(self, timeout: float, waker: socket.socket | None = None) -> bool:
+        """Has the peer sent something? Waits for it so many seconds, or until ``waker`` is readable."""
+        if self._waiting or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            return True
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        if waker is not None:
+            waiting.register(waker, select.POLLIN)
+        here = self._socket.fileno()
+        return any(descriptor == here for descriptor, _ in waiting.poll(timeout * 1000))
 
     def send(self, message: Message) -> None:
         """Send a message."""

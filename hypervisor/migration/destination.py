@@ -12,6 +12,7 @@ from hypervisor.errors import HostError, HypervisorError, MigrationError
 from hypervisor.migration.address import Address
 from hypervisor.migration.channel import PATIENCE, Acceptor, Channel, LinkError, Timeouts
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
+from hypervisor.migration.pager import Pager
 from hypervisor.migration.protocol import (
     PROTOCOL_VERSION,
     Arrival,
@@ -68,6 +69,8 @@ class Listener:
         self._pending: Arrival | None = None
         self._outcomes: dict[str, Standing] = {}
         self._epochs: dict[str, int] = {}
+        self._pagers: list[Pager] = []
+        """Of guests that run here, and are missing pages."""
         self._receiving = threading.Lock()
         self._current: Channel | None = None
         self._closed = False
@@ -102,6 +105,8 @@ class Listener:
     ) -> M:
         """Wait for a guest and return it, stopped and owned by this monitor: run it at once.
 
+        In post-copy some of its pages are absent then, and come while it runs; ``report`` is filled in until all
+        are here. Keep the listener open until then: a source whose link broke connects here again.
         ``make_vm`` makes the empty machine that it is restored into, or raises a
         :class:`HypervisorError` that the source's user will read. If the link breaks in the handover,
         this goes on waiting, for the source to connect again, or for ``force`` or ``discard`` in another thread.
@@ -117,10 +122,11 @@ class Listener:
             deadline = None if timeout is None else time.monotonic() + timeout
             try:
                 while True:
-                    vm = self._arrived()
-                    if vm is not None:
-                        recorder.finish("completed", recorder.report.ram.transferred)
-                        return vm  # type: ignore[return-value]  # make_vm made it
+                    arrived = self._arrived()
+                    if arrived is not None:
+                        if arrived.pager is None:
+                            recorder.finish("completed", recorder.report.ram.transferred)
+                        return arrived.vm  # type: ignore[return-value]  # make_vm made it
                     self._serve_next(deadline, make_vm, recorder)
             except BaseException as error:
                 recorder.finish("unsettled" if self.unsettled else "failed", 0, error)
@@ -133,6 +139,9 @@ class Listener:
         """Own the unsettled guest: for an operator who knows that the source does not run it.
 
         ``receive`` returns it, the one that waits in another thread or the next.
+
+        Raises:
+            MigrationError: there is none, or it is missing pages, which only its source has.
         """
         with self._lock:
             self._prepared().force()
@@ -162,6 +171,8 @@ class Listener:
                     self._prepared().abandon()
                     self._note()
             self._acceptor.close()
+            for pager in self._pagers:
+                pager.retire()
 
     # ------------------------------------------------------------------------- one connection
 
@@ -185,14 +196,17 @@ class Listener:
                     else f"no guest came to {self.address} in time"
                 )
             return
-        with channel:
+        with contextlib.ExitStack() as held:
+            held.enter_context(channel)
             self._current = channel
             try:
                 first = self._first_message(channel)
                 if isinstance(first, Settle):
-                    self._settle(channel, first)
-                elif isinstance(first, Hello):
-                    self._welcome(channel, first, make_vm, recorder)
+                    taken = self._settle(channel, first)
+                else:
+                    taken = isinstance(first, Hello) and self._welcome(channel, first, make_vm, recorder)
+                if taken:
+                    held.pop_all()
             finally:
                 self._current = None
 
@@ -202,16 +216,19 @@ class Listener:
         hello: Hello,
         make_vm: Callable[[MachineConfig], Machine],
         recorder: Recorder,
-    ) -> None:
-        """A guest wants to come: everything up to Prepared, and then the wait for Commit."""
+    ) -> bool:
+        """A guest wants to come: everything up to Prepared, and then the wait for Commit.
+
+        Returns whether its pager has taken the channel.
+        """
         recorder.begin()
         try:
             self._admit(hello)
         except MigrationError as error:
             channel.refuse(refusal(error))
-            return  # nothing came of it here; others may still come
+            return False  # nothing came of it here; others may still come
         try:
-            vm, digest = self._prepare(channel, hello, make_vm, recorder)
+            arrival, digest = self._prepare(channel, hello, make_vm, recorder)
         except LinkError as error:
             raise MigrationError(f"{_incoming(hello, recorder)}: {error}; it stays with its source") from None
         except HypervisorError as error:
@@ -222,12 +239,12 @@ class Listener:
             raise
         recorder.enter(Phase.PREPARED)
         with self._lock:
-            self._pending = Arrival(vm, hello)
+            self._pending = arrival
         try:
             channel.send(Prepared(hello.transfer, digest))
         except LinkError:
-            return  # it may have arrived all the same
-        self._await_commit(channel)
+            return False  # it may have arrived all the same
+        return self._await_commit(channel)
 
     def _admit(self, hello: Hello) -> None:
         if hello.version != PROTOCOL_VERSION:
@@ -256,13 +273,13 @@ class Listener:
         hello: Hello,
         make_vm: Callable[[MachineConfig], Machine],
         recorder: Recorder,
-    ) -> tuple[Machine, bytes]:
+    ) -> tuple[Arrival, bytes]:
         channel.send(Welcome(PROTOCOL_VERSION))
         recorder.enter(Phase.CONFIGURATION)
         config = channel.receive(Configure).config
         vm = make_vm(config)
         try:
-            return vm, self._fill(channel, hello, config, vm, recorder)
+            return self._fill(channel, hello, config, vm, recorder)
         except BaseException:
             vm.close()
             raise
@@ -274,8 +291,8 @@ class Listener:
         config: MachineConfig,
         vm: Machine,
         recorder: Recorder,
-    ) -> bytes:
-        """Make ``vm`` the guest that comes; returns the digest of the stream."""
+    ) -> tuple[Arrival, bytes]:
+        """Make ``vm`` the guest that comes; returns the digest of the stream, too."""
         vm.owned = False
         if len(vm.ram) != config.memory:
             raise MigrationError(f"the machine made here has {len(vm.ram)} bytes of RAM, not {config.memory}")
@@ -296,17 +313,27 @@ class Listener:
         )
         recorder.received(received, reader.rounds)
         vm.restore(state)
-        return received.digest
+        pager = None
+        if any(received.absent):
+            pager = Pager(vm, hello, received.stale, self._timeouts, recorder)
+            vm.absent.begin(received.absent, pager)
+        return Arrival(vm, hello, pager), received.digest
 
-    def _await_commit(self, channel: Channel) -> None:
-        """Prepared was said. Whatever breaks now leaves the copy prepared."""
+    def _await_commit(self, channel: Channel) -> bool:
+        """Prepared was said. Whatever breaks now leaves the copy prepared.
+
+        Returns whether the guest's pager has taken the channel.
+        """
         with contextlib.suppress(MigrationError):
             message = channel.receive(Commit)
             with self._lock:
-                ack = self._prepared().commit(message)
+                arrival = self._prepared()
+                ack = arrival.commit(message)
                 self._note()
             # If this one is lost, the source asks later, and `_outcomes` knows.
             channel.send(ack)
+            return arrival.pager is not None and arrival.pager.connect(channel, resumed=False)
+        return False
 
     def _first_message(self, channel: Channel) -> Hello | Settle | None:
         """What a new connection wants; None if it is nothing that concerns us (a port scanner, say)."""
@@ -317,8 +344,14 @@ class Listener:
         except MigrationError:
             return None
 
-    def _settle(self, channel: Channel, question: Settle) -> None:
-        """The source of an earlier transfer asks what became of it."""
+    def _settle(self, channel: Channel, question: Settle) -> bool:
+        """The source of an earlier transfer asks what became of it.
+
+        Returns whether the guest's pager has taken the channel.
+        """
+        for pager in self._pagers:
+            if pager.answers(question) and pager.connect(channel, resumed=True):
+                return True
         with self._lock:
             pending = self._pending
             mine = (
@@ -336,9 +369,10 @@ class Listener:
         with contextlib.suppress(LinkError):
             channel.send(answer)
             if answer.outcome == "prepared":
-                self._await_commit(channel)
+                return self._await_commit(channel)
         if mine and question.withdraw:
             raise MigrationError(f"guest {question.identity[:8]} was withdrawn; it stays with its source")
+        return False
 
     # -------------------------------------------------------------------------- what is known
 
@@ -355,20 +389,24 @@ class Listener:
             del self._outcomes[next(iter(self._outcomes))]
         if arrival.state is Arrival.State.COMMITTED:
             self._epochs[arrival.identity] = arrival.epoch + 1
+            if arrival.pager is not None:
+                self._pagers = [pager for pager in self._pagers if pager.active]
+                self._pagers.append(arrival.pager)
+                arrival.pager.start()
         else:
             self._pending = None
 
     def _outcome(self, question: Settle) -> Standing:
         return self._outcomes.get(question.transfer, Standing("unknown"))
 
-    def _arrived(self) -> Machine | None:
+    def _arrived(self) -> Arrival | None:
         """The guest that has become ours, once."""
         with self._lock:
             pending = self._pending
             if pending is None or pending.state is not Arrival.State.COMMITTED:
                 return None
             self._pending = None
-            return pending.vm
+            return pending
 
     # -------------------------------------------------------------- answering between receives
 
@@ -391,10 +429,11 @@ class Listener:
                 channel = self._acceptor.accept(None)
             if channel is None:
                 continue
-            with channel:
+            with contextlib.ExitStack() as held:
+                held.enter_context(channel)
                 first = self._first_message(channel)
-                if isinstance(first, Settle):
-                    self._settle(channel, first)
+                if isinstance(first, Settle) and self._settle(channel, first):
+                    held.pop_all()
                 elif isinstance(first, Hello):
                     channel.refuse(Refused("no one waits for a guest there"))
 

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 
 from hypervisor.state.codec import PAGE_SIZE
-from hypervisor.state.live import compress
+from hypervisor.state.packing import compress
 from hypervisor.state.sections import Readable
 
 _WINDOW = 8 << 20

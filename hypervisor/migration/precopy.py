@@ -15,13 +15,13 @@ import time
 from typing import Final, Self
 
 from hypervisor.errors import MigrationError
+from hypervisor.marks import both, either, without
 from hypervisor.migration.channel import Channel
 from hypervisor.migration.encoding import Deduplication, Link
 from hypervisor.migration.policy import Decision, Policy
 from hypervisor.migration.protocol import Departure, Ready, RoundReceived
 from hypervisor.migration.recorder import Recorder
 from hypervisor.migration.report import Part, Round
-from hypervisor.paging.dirty import either
 from hypervisor.state.codec import PAGE_SIZE
 from hypervisor.state.live import LiveWriter
 
@@ -103,6 +103,24 @@ class PreCopy:
         self._recorder.begin_last_pages(self._pages - self._pending.count(0))
         self._send_all(self._take_pending(), None, None)
         self._recorder.part(Part.LAST_PAGES)
+
+    def leave_pages(self) -> bytearray:
+        """The guest has stopped: marks of the pages that it has written to since, which follow it (see ``postcopy``).
+
+        Pages that were never touched need not: a few bytes tell of any number of them that they are zero.
+        """
+        self._harvest()
+        self._recorder.part(Part.HARVEST)
+        present = self._vm.present()
+        untouched, owed = without(self._pending, present), both(self._pending, present)
+        self._recorder.begin_last_pages(self._pages - self._pending.count(0))
+        at = 0
+        while at < self._pages:
+            done = self._out.pages(untouched, at, present=present)
+            self._recorder.sent(done, self._out.written)
+            at = done.next
+        self._recorder.part(Part.LAST_PAGES)
+        return owed
 
     def _round(self, decision: Decision) -> None:
         sending = self._take_pending()

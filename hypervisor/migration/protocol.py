@@ -21,6 +21,14 @@
     OWNER:  the guest may run here, and nowhere else.
     Every other state keeps its copy of the guest stopped, for ever if need be.
 
+In post-copy the stream leaves pages out, and the source still owes them when the guest runs there::
+
+      ▼       ◀────────────────────────────────── Ack ──   OWNER             Running there
+    OWING     ══ pages, pushed and wanted ════════════▶    fetches them      Post-copy
+      │       ◀───────────────────────────────── Want ──
+      ▼       ◀───────────────────────────── Complete ──
+    GONE
+
 Whoever fails to restore, fails before Prepared; a Commit cannot be refused. Until the source begins
 to send Commit it is OWNER, and any failure means that it goes on (the destination may hold a
 PREPARED copy then, which is of no use to anyone). From its first byte on the source cannot know
@@ -36,14 +44,18 @@ the name of this transfer (a guest may make several attempts from the same epoch
 
     source     destination says                 then
     IN_DOUBT   Standing(committed)              GONE
+    IN_DOUBT   Standing(incomplete)             OWING: it learns which pages are missing, and sends them
     IN_DOUBT   Standing(prepared)               it sends Commit again: Ack, GONE
     IN_DOUBT   Standing(abandoned)              OWNER
     IN_DOUBT   Standing(unknown)                IN_DOUBT: that monitor was started anew, and may have run the
                                                 guest before; only an operator can know (``force``)
     OWNER      (withdraw) Standing(abandoned)   the useless copy is gone
+    OWING      Standing(incomplete)             it learns which pages are missing, and sends them
+    OWING      Standing(committed)              GONE: the destination has all pages, or can do without
 
 Two more ways to OWNER are open to an operator only, who knows that the other side is dead: ``force``
-at either side. A forced source skips an epoch, so that its guest can be told from one that
+at either side. (An OWING source has the guest as it was when it left: what it did since is lost with the
+destination.) A forced source skips an epoch, so that its guest can be told from one that
 the destination has run in the meantime.
 
 The design follows Clark et al. (NSDI 2005, section 3.2) and the two-phase commit of Gray, whose window
@@ -55,14 +67,18 @@ from __future__ import annotations
 import enum
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
 from msgspec import Meta, Struct
 
 from hypervisor.errors import HypervisorError, MigrationError
+from hypervisor.marks import Marks
 from hypervisor.state.model import U32, U63, MachineConfig, MachineState
 
-PROTOCOL_VERSION = 2
+if TYPE_CHECKING:
+    from hypervisor.migration.pager import Pager
+
+PROTOCOL_VERSION = 3
 
 Identity = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Transfer = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
@@ -94,6 +110,37 @@ class DirtyLog(Protocol):
     def stop(self) -> None: ...
 
 
+class FrameSource(Protocol):
+    """Brings frames that are absent; see paging/absent.py."""
+
+    def want(self, frame: int) -> None: ...
+
+
+class AbsentFrames(Protocol):
+    """Frames of RAM that have not come yet, and that the guest waits for when it needs them.
+
+    Any thread may call any method, at any time.
+    """
+
+    waited: float
+    """Seconds that somebody waited, in all."""
+
+    @property
+    def count(self) -> int: ...
+    def map(self) -> bytes:
+        """A byte for each frame, not 0 if it is absent."""
+        ...
+
+    def begin(self, absent: Marks, source: FrameSource) -> None: ...
+    def admit(self, first: int, count: int, data: Marks | None = None) -> int:
+        """Frames have come (None: RAM already holds what they should). Returns how many were absent."""
+        ...
+
+    def lose(self, reason: HypervisorError) -> None:
+        """No more come: who waits for one fails."""
+        ...
+
+
 class Machine(Protocol):
     """What a migration needs of a virtual machine, which another thread may be running."""
 
@@ -113,7 +160,12 @@ class Machine(Protocol):
     @property
     def dirty(self) -> DirtyLog: ...
     @property
-    def ram(self) -> memoryview: ...
+    def absent(self) -> AbsentFrames: ...
+    @property
+    def ram(self) -> memoryview:
+        """All of it; waits for what is absent."""
+        ...
+
     @property
     def ram_file(self) -> int:
         """The descriptor of a file that ``ram`` is a shared mapping of; -1: it is none."""
@@ -212,7 +264,20 @@ class Settle(Struct, tag=True, frozen=True, forbid_unknown_fields=True):
 
 
 class Standing(Struct, tag=True, frozen=True, forbid_unknown_fields=True):
-    outcome: Literal["prepared", "committed", "abandoned", "unknown"]
+    outcome: Literal["prepared", "committed", "incomplete", "abandoned", "unknown"]
+    """``incomplete``: committed, and a stream follows that tells which pages are missing (see state/residue.py)."""
+
+
+class Want(Struct, tag=True, frozen=True, forbid_unknown_fields=True):
+    """The guest waits for this page."""
+
+    page: U32
+
+
+class Complete(Struct, tag=True, frozen=True, forbid_unknown_fields=True):
+    """No page is missing any more."""
+
+    transfer: Transfer
 
 
 Message = (
@@ -227,6 +292,8 @@ Message = (
     | Ack
     | Settle
     | Standing
+    | Want
+    | Complete
 )
 
 
@@ -243,6 +310,7 @@ class Departure:
     class State(enum.Enum):
         OWNER = "owner"
         IN_DOUBT = "in doubt"
+        OWING = "gone, but for some of its pages"
         GONE = "gone"
 
     def __init__(self, vm: Machine) -> None:
@@ -254,6 +322,8 @@ class Departure:
         self.epoch = vm.epoch
         self.transfer = secrets.token_hex(16)
         self.state = Departure.State.OWNER
+        self.owes = False
+        """Do pages follow after the guest?"""
 
     def stop(self) -> None:
         """What is captured now must stay what it is: nobody may run the guest while it travels."""
@@ -279,6 +349,11 @@ class Departure:
     def gone(self) -> None:
         """The destination said that it is the owner."""
         self._require(Departure.State.IN_DOUBT)
+        self.state = Departure.State.OWING if self.owes else Departure.State.GONE
+
+    def complete(self) -> None:
+        """The destination said that it needs nothing more."""
+        self._require(Departure.State.OWING)
         self.state = Departure.State.GONE
 
     def returned(self) -> None:
@@ -295,7 +370,7 @@ class Departure:
 
     def force(self) -> None:
         """The operator says that the destination does not run the guest and never will."""
-        self._require(Departure.State.IN_DOUBT)
+        self._require(Departure.State.IN_DOUBT, Departure.State.OWING)
         self.vm.epoch = self.epoch + 2
         self.state = Departure.State.OWNER
         self.vm.owned = True
@@ -322,8 +397,10 @@ class Arrival:
         COMMITTED = "committed"
         ABANDONED = "abandoned"
 
-    def __init__(self, vm: Machine, hello: Hello) -> None:
+    def __init__(self, vm: Machine, hello: Hello, pager: Pager | None = None) -> None:
+        """``pager``: brings the pages that come after the guest."""
         self.vm = vm
+        self.pager = pager
         self.identity = hello.identity
         self.epoch = hello.epoch
         self.transfer = hello.transfer
@@ -350,6 +427,11 @@ class Arrival:
     def force(self) -> None:
         """The operator says that the source does not run the guest and never will."""
         self._require(Arrival.State.PREPARED)
+        if self.vm.absent.count:
+            raise MigrationError(
+                f"arrival of guest {self.identity[:8]}: not possible, {self.vm.absent.count} of its pages are "
+                "still at its source"
+            )
         self._own()
 
     def standing(self) -> Standing:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
-from typing import Literal
+from typing import Final
 
-from hypervisor.migration.report import COLUMNS, Part, Phase, Report, Round
+from hypervisor.migration.report import COLUMNS, Part, Phase, Report, Round, Status
 from hypervisor.state.codec import PAGE_SIZE, Encoded
 from hypervisor.state.live import Received
 from hypervisor.state.stream import Progress
+
+_STATUS: Final[dict[Phase, Status]] = {
+    Phase.SETUP: "setup",
+    Phase.CONFIGURATION: "setup",
+    Phase.MEMORY: "active",
+    Phase.POSTCOPY: "postcopy-active",
+}
 
 
 class Recorder:
@@ -26,6 +33,7 @@ class Recorder:
         self._began = self._entered = time.monotonic_ns()
         self._stopped: int | None = None
         self._part_ended = 0
+        self._before_postcopy = 0
         report = self.report
         report.status = "setup"
         report.phases = {}
@@ -45,9 +53,7 @@ class Recorder:
             copying = report.phases[Phase.MEMORY] + report.phases.get(Phase.FINAL_STATE, 0.0)
             report.ram.mbps = round(report.ram.transferred * 8e-3 / max(copying, 0.001), 1)
         self.phase = phase
-        report.status = {Phase.SETUP: "setup", Phase.CONFIGURATION: "setup", Phase.MEMORY: "active"}.get(
-            phase, "device"
-        )  # type: ignore[assignment]
+        report.status = _STATUS.get(phase, "device")
 
     def part(self, part: Part) -> None:
         """A part of the downtime is over."""
@@ -152,21 +158,58 @@ class Recorder:
         report.copied_pages = received.copied
         ram.dirty_sync_count = rounds + 1
 
+    # -------------------------------------------------------------------------------- post-copy
+
+    def resumed(self, transferred: int) -> None:
+        """The downtime, if there was one, is over: the guest has its new owner, or its old one again."""
+        report = self.report
+        if self._stopped is not None:
+            over = self._part_ended if Part.ACTIVATION in report.downtime_parts else time.monotonic_ns()
+            report.downtime = _ms(over - self._stopped)
+            report.ram.downtime_bytes = max(transferred - report.ram.precopy_bytes, 0)
+            self._stopped = None
+
+    def owing(self, pages: int, transferred: int) -> None:
+        """So many pages follow the guest."""
+        if self.phase is not Phase.POSTCOPY:
+            self.enter(Phase.POSTCOPY)
+            self._before_postcopy = transferred
+        self.report.status = "postcopy-active"
+        self.report.ram.remaining = pages * PAGE_SIZE
+        self._tell()
+
+    def paused(self) -> None:
+        """The link broke, and pages are still to come."""
+        self.report.status = "postcopy-paused"
+
+    def requested(self) -> None:
+        """The guest waits for a page."""
+        self.report.ram.postcopy_requests += 1
+
+    def pushed(self, done: Encoded, transferred: int) -> None:
+        """Pages went after the guest, whether it asked for them or not."""
+        self.report.ram.postcopy_bytes = transferred - self._before_postcopy
+        self.sent(done, transferred)
+
+    def admitted(self, left: int, transferred: int, waited: float) -> None:
+        """Pages came, and so many are still to come; the guest has waited for so many seconds in all."""
+        ram = self.report.ram
+        ram.remaining = left * PAGE_SIZE
+        ram.transferred = transferred
+        ram.postcopy_bytes = transferred - self._before_postcopy
+        self.report.postcopy_blocktime = _ms(int(waited * 1e9))
+        self._tell()
+
     # -------------------------------------------------------------------------------------- end
 
-    def finish(
-        self, status: Literal["completed", "failed", "unsettled"], transferred: int, error: object = None
-    ) -> None:
+    def finish(self, status: Status, transferred: int, error: object = None) -> None:
         """The migration is over, one way or the other."""
         now = self._close_phase()
         report = self.report
         report.status = status
         report.total_time = _ms(now - self._began)
         report.ram.transferred = transferred
-        if self._stopped is not None:
-            over = self._part_ended if Part.ACTIVATION in report.downtime_parts else now
-            report.downtime = _ms(over - self._stopped)
-            report.ram.downtime_bytes = max(transferred - report.ram.precopy_bytes, 0)
+        self.resumed(transferred)
         report.error_desc = None if error is None else str(error)
 
     def _close_phase(self) -> int:

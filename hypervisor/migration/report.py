@@ -33,6 +33,7 @@ class Phase(enum.StrEnum):
     FINAL_STATE = "final-state"
     PREPARED = "prepared"
     COMMIT = "commit"
+    POSTCOPY = "postcopy"
 
 
 class Part(enum.StrEnum):
@@ -119,6 +120,10 @@ class RamReport(Struct, rename="kebab"):
     """Bytes sent while the guest ran."""
     downtime_bytes: int = 0
     """Bytes sent while it stood still."""
+    postcopy_bytes: int = 0
+    """Bytes sent after it, while it ran at the destination."""
+    postcopy_requests: int = 0
+    """Pages that it waited for there."""
 
 
 class Xbzrle(Struct, rename="kebab"):
@@ -138,7 +143,17 @@ class Compression(Struct, rename="kebab"):
     """Bytes before, for each byte after."""
 
 
-Status = Literal["none", "setup", "active", "device", "completed", "failed", "unsettled"]
+Status = Literal[
+    "none",
+    "setup",
+    "active",
+    "device",
+    "postcopy-active",
+    "postcopy-paused",
+    "completed",
+    "failed",
+    "unsettled",
+]
 """As in QEMU, and ``unsettled``: the link broke in the handover, nobody runs the guest."""
 
 
@@ -158,6 +173,8 @@ class Report(Struct, rename="kebab"):
     """Pages told by the number of a page that is equal."""
     unchanged_pages: int = 0
     """Pages that were written to, but held what they had held."""
+    postcopy_blocktime: float = 0.0
+    """At the destination: how long the guest waited for pages, in all."""
     downtime_parts: dict[str, float] = {}
     phases: dict[str, float] = {}
     """Duration of each phase that was entered."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
-from hypervisor.errors import HypervisorError, MigrationError
+from hypervisor.errors import HypervisorError, MigrationError, UsageError
 from hypervisor.migration.address import Address, parse_address
 from hypervisor.migration.channel import PATIENCE, Channel, LinkError, Timeouts, connect
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
 from hypervisor.migration.encoding import Link, Packer
-from hypervisor.migration.policy import Policy, PreCopyPolicy
+from hypervisor.migration.policy import FixedRounds, Policy, PreCopyPolicy
+from hypervisor.migration.postcopy import MODES, Mode, PageServer
 from hypervisor.migration.precopy import VERSIONS, Answers, PreCopy
+from hypervisor.migration.prepaging import Bubbling, PrePaging
 from hypervisor.migration.protocol import (
     PROTOCOL_VERSION,
     Ack,
@@ -47,11 +50,20 @@ class UnsettledError(SendError):
     """
 
 
+class OwingError(SendError):
+    """The guest runs at the destination, but the link broke before all of its pages were there.
+
+    They are still here, and it waits for them: ``handover.settle()`` sends them. ``vm`` is needed until then.
+    """
+
+
 def send(
     vm: Machine,
     address: str | Address,
     *,
+    mode: Mode = "precopy",
     policy: Policy | None = None,
+    prepaging: Callable[[], PrePaging] = Bubbling,
     progress: Progress | None = None,
     report: Report | None = None,
     timeouts: Timeouts = PATIENCE,
@@ -59,30 +71,40 @@ def send(
 ) -> Report:
     """Hand a guest over to the monitor that listens at ``address``.
 
-    If another thread runs the guest, it goes on meanwhile, until ``policy`` stops it. When this returns, the
-    guest runs there, its run here has ended or is about to (``moved``), and ``vm`` is only good for ``close``.
-    If this raises SendError, a guest that ran goes on.
-    ``progress`` gets the bytes of RAM that need not be sent any more; ``report`` is filled in
+    If another thread runs the guest, it goes on meanwhile, until ``policy`` stops it (``precopy``: by default a
+    PreCopyPolicy; ``hybrid``: after one round; ``postcopy`` makes no rounds, so it has no policy). When this
+    returns, the guest runs there and has all of its pages, its run here has ended or is about to (``moved``),
+    and ``vm`` is only good for ``close``. If this raises SendError, a guest that ran goes on.
+    ``prepaging`` says in which order pages follow the guest. ``progress`` gets the bytes of RAM that need not be sent any more; ``report`` is filled in
     while it goes on, and returned.
 
     Raises:
-        UsageError: that is no address, or ``credentials`` are missing that it needs.
+        UsageError: that is no address or no mode, or ``credentials`` are missing that it needs.
+        OwingError: the guest runs there, and is missing pages that are here.
         UnsettledError: nobody knows who has the guest; ``vm.owned`` is false and stays so for now.
         SendError: any failure before that; ``vm.owned`` is true.
         MigrationError: the guest is not owned by this monitor.
     """
     target = parse_address(address)
     credentials.check(target)
+    policy = _policy(mode, policy)
     departure = Departure(vm)
     handover = Handover(departure, target, timeouts, credentials)
     recorder = Recorder(Report() if report is None else report, progress)
     channel: Channel | None = None
+    broken = None
     try:
         channel = connect(target, timeouts, credentials)
         _introduce(channel, departure, recorder)
-        _transfer(channel, departure, recorder, PreCopyPolicy() if policy is None else policy)
+        owed = _transfer(channel, departure, recorder, policy, leave=mode != "precopy")
+        if any(owed):
+            departure.owes = True
+            handover.pages = PageServer(vm, owed, departure.transfer, recorder, prepaging)
+        _commit(channel, departure, recorder)
     except BaseException as error:
         sent = 0 if channel is None else channel.sent
+        if channel is not None:
+            channel.close()
         if departure.state is Departure.State.OWNER:
             departure.abort()  # whatever it was, nothing is committed: the guest goes on here
             recorder.finish("failed", sent, error)
@@ -92,17 +114,31 @@ def send(
                 f"migration to {target} failed in phase {recorder.phase}: {error}; the guest is still here",
                 handover,
             ) from None
-        if channel is not None:
-            channel.close()
+        broken = error
         if departure.state is Departure.State.IN_DOUBT:
             _resolve(handover, recorder, sent, error, timeouts)
     finally:
-        if channel is not None:
-            channel.close()
         departure.release()
     assert channel is not None
-    recorder.finish("completed", channel.sent)
+    recorder.resumed(channel.sent)
+    with channel:
+        if departure.state is Departure.State.OWING:
+            _follow(channel, handover, recorder, broken)
+    recorder.finish("completed", max(channel.sent, recorder.report.ram.transferred))
     return recorder.report
+
+
+def _policy(mode: Mode, policy: Policy | None) -> Policy:
+    """How many rounds there are in this mode."""
+    if mode not in MODES:
+        raise UsageError(f"no migration mode {mode!r}: there are {', '.join(MODES)}")
+    if mode == "postcopy":
+        if policy is not None:
+            raise UsageError("post-copy makes no rounds: a policy goes with precopy and hybrid")
+        return FixedRounds(0)
+    if policy is not None:
+        return policy
+    return FixedRounds(1) if mode == "hybrid" else PreCopyPolicy()
 
 
 def _introduce(channel: Channel, departure: Departure, recorder: Recorder) -> None:
@@ -113,8 +149,13 @@ def _introduce(channel: Channel, departure: Departure, recorder: Recorder) -> No
     channel.send(Configure(departure.vm.config))
 
 
-def _transfer(channel: Channel, departure: Departure, recorder: Recorder, policy: Policy) -> None:
-    """Send the guest, and hand it over. Until Commit all of it can fail, and then nothing has happened."""
+def _transfer(
+    channel: Channel, departure: Departure, recorder: Recorder, policy: Policy, *, leave: bool
+) -> bytearray:
+    """Send the guest, until the destination is prepared to run it.
+
+    Returns marks of the pages that it is missing then, of which there are none without ``leave``.
+    """
     vm = departure.vm
 
     def write(data: Readable) -> None:
@@ -137,8 +178,12 @@ def _transfer(channel: Channel, departure: Departure, recorder: Recorder, policy
         departure.stop()
         recorder.part(Part.STOP)
         recorder.enter(Phase.FINAL_STATE)
-        memory.last_pages()
-        digest = out.finish(vm.capture())
+        if leave:
+            owed = memory.leave_pages()
+        else:
+            memory.last_pages()
+            owed = bytearray()
+        digest = out.finish(vm.capture(), owed or None)
         recorder.part(Part.STATE)
         recorder.compressed(packer.chunks, packer.before, packer.after)
         recorder.enter(Phase.PREPARED)
@@ -146,7 +191,7 @@ def _transfer(channel: Channel, departure: Departure, recorder: Recorder, policy
         recorder.part(Part.TRANSFER)
         if (prepared.transfer, prepared.digest) != (departure.transfer, digest):
             raise MigrationError("the destination prepared something else than what was sent")
-        _commit(channel, departure, recorder)
+    return owed
 
 
 def _commit(channel: Channel, departure: Departure, recorder: Recorder) -> None:
@@ -160,18 +205,49 @@ def _commit(channel: Channel, departure: Departure, recorder: Recorder) -> None:
     recorder.part(Part.ACTIVATION)
 
 
+def _follow(channel: Channel, handover: Handover, recorder: Recorder, broken: BaseException | None) -> None:
+    """The guest runs there: send its pages after it, over as many connections as that takes.
+
+    ``broken``: why ``channel`` is no good any more, if so.
+    """
+    if broken is None:
+        try:
+            handover.follow(channel)
+        except (HypervisorError, KeyboardInterrupt) as error:
+            broken = error
+    reason = _reason(broken)
+    if isinstance(broken, LinkError):
+        recorder.paused()
+        try:
+            handover.settle_within(handover.timeouts.settle)
+        except (HypervisorError, KeyboardInterrupt) as error:
+            reason = f"{reason}; {_reason(error)}"
+    if handover.state is not Departure.State.OWING:
+        return
+    recorder.finish("postcopy-paused", recorder.report.ram.transferred, reason)
+    raise OwingError(
+        f"migration to {handover.address}: the guest runs there, but the link broke before all of its pages had "
+        f"arrived ({reason}); it waits for them",
+        handover,
+    ) from None
+
+
+def _reason(error: BaseException | None) -> str:
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
+
+
 def _resolve(
     handover: Handover, recorder: Recorder, sent: int, error: BaseException, timeouts: Timeouts
 ) -> None:
     """Commit was sent, no Ack came: return if the guest is there after all, else say how it stands."""
     # Somebody who interrupts has waited long enough; what they get is still the way to settle it.
-    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
+    reason = _reason(error)
     if isinstance(error, MigrationError):
         try:
             handover.settle_within(timeouts.settle)
         except (MigrationError, KeyboardInterrupt) as unsettled:
             reason = f"{reason}; {unsettled}" if str(unsettled) else reason
-    if handover.state is Departure.State.GONE:
+    if handover.state in (Departure.State.GONE, Departure.State.OWING):
         return
     if handover.state is Departure.State.OWNER:
         recorder.finish("failed", sent, reason)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Self
 
 from hypervisor.ext.memory import PhysicalMemory
+from hypervisor.marks import either
 from hypervisor.paging.shadow import ShadowPaging
 
 
@@ -66,9 +67,3 @@ class DirtyLog:
         new = self._memory.take_dirty()
         for log in self._started:
             log._written = bytearray(new) if log._written is None else either(log._written, new)
-
-
-def either(one: bytes | bytearray, other: bytes | bytearray) -> bytearray:
-    """Marks of frames that have one in ``one`` or in ``other``."""
-    both = int.from_bytes(one, "little") | int.from_bytes(other, "little")
-    return bytearray(both.to_bytes(len(one), "little"))

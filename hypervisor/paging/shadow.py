@@ -21,7 +21,6 @@ step. The same loan serves stores to addresses without memory, which go into a s
 
 Data that is at the same time a page table of the guest may be *traced*, and is then read-only like code. And
 any frame may be *protected* (see ``copy_on_write``): read-only until what it holds has been kept.
-Data that is at the same time a page table of the guest may be *traced*, and is then read-only like code.
 
 A frame that is *absent* (see ``absent``) is fetched before an entry that maps it is filled, and so the CPU
 never reaches one.

@@ -21,9 +21,10 @@ import msgspec
 from hypervisor.devices.disk import Disks
 from hypervisor.errors import UsageError
 from hypervisor.ext.memory import PhysicalMemory
+from hypervisor.marks import either
 from hypervisor.paging.absent import AbsentFrames
 from hypervisor.paging.copy_on_write import CopyOnWrite
-from hypervisor.paging.dirty import DirtyLog, either
+from hypervisor.paging.dirty import DirtyLog
 from hypervisor.paging.shadow import ShadowPaging
 from hypervisor.state.codec import PAGE_SIZE
 from hypervisor.state.files import SavedMachine, save_state

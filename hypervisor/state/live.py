@@ -4,16 +4,16 @@ The sections are the same as in a file (``parts``, ``sections``, ``pages``), in 
 flag LIVE in the header announces::
 
     config
-    ram ...  round      each round: some pages; each page at least once before the end, and the last
-    ram ...  round      time it comes it is right
+    ram ...  round      each round: some pages; each page at least once before the end, unless it is
+    ram ...  round      absent, and the last time it comes it is right
     ram ...             the last pages, of the guest that has stopped
+    absent              in post-copy: which pages come later (see ``residue``)
     cpu  clock  device ...  disk clusters ...
     end
 
-A section ``packed`` is a section ``ram`` compressed as a whole (a Zstandard frame, RFC 8878, that says how
-long its contents are). ``end`` is the digest of everything, so both sides know that they mean the same stream
-by it. It is good only when the reader has seen ``end``; the machine whose RAM was filled meanwhile must not
-have run.
+A section ``packed`` is a section ``ram`` compressed (see ``packing``). ``end`` is the digest of everything, so
+both sides know that they mean the same stream by it. It is good only when the reader has seen ``end``; the
+machine whose RAM was filled meanwhile must not have run.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import zstandard
 from msgspec import Struct
 
 from hypervisor.errors import StateError
+from hypervisor.marks import both, either, to_bitmap
 from hypervisor.state.codec import PAGE_SIZE, Encoded, Encoder, bound, decode
 from hypervisor.state.model import STATE_VERSION, U32, MachineState
+from hypervisor.state.packing import ChunkReader
 from hypervisor.state.parts import (
     Configuration,
     pack,
@@ -36,8 +37,8 @@ from hypervisor.state.parts import (
     write_configuration,
     write_machine,
 )
+from hypervisor.state.residue import read_absent
 from hypervisor.state.sections import (
-    CHUNK_PAGES_MAX,
     LIVE,
     SECTION,
     Readable,
@@ -50,19 +51,6 @@ from hypervisor.state.stream import CHUNK_PAGES, Progress
 
 MOST_ROUNDS: Final = 1 << 16
 """No sender has so many; a stream without end is refused."""
-
-LEVEL: Final = 1
-"""Of compression. Measured with whole chunks of tern's RAM and of a shared library: level 1 makes them 8 % and
-49 % at 1600 and 420 MB/s, level 3 7 % and 45 % at 1200 and 210, LZ4 12 % and 60 % at 2700 and 660. Single pages
-instead of chunks: half the speed, and twice the size of tern's."""
-
-
-_PACKER = zstandard.ZstdCompressor(level=LEVEL)
-
-
-def compress(chunk: Readable) -> bytes:
-    """A chunk as a section ``packed`` has it."""
-    return _PACKER.compress(chunk)
 
 
 class Round(Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,6 +66,10 @@ class Received(NamedTuple):
     normal: int
     delta: int
     copied: int
+    absent: bytearray
+    """For each page, not 0 if it comes later."""
+    stale: bytearray
+    """For each page, not 0 if RAM has something in it that is not right, for it comes again later."""
     digest: bytes
 
 
@@ -146,10 +138,12 @@ class LiveWriter:
         self._out.section("round", pack("round", Round(self._rounds)))
         self._out.flush()
 
-    def finish(self, state: MachineState) -> bytes:
-        """Everything but RAM; returns the digest that names this stream."""
+    def finish(self, state: MachineState, absent: Readable | None = None) -> bytes:
+        """Everything but RAM; returns the digest that names this stream. Pages marked in ``absent`` come later."""
         if Configuration(state.config, state.identity, state.epoch) != self._config:
             raise StateError("the state is not of the machine that was announced")
+        if absent is not None:
+            self._out.section("absent", to_bitmap(absent))
         write_machine(self._out, state)
         return self._out.end()
 
@@ -159,8 +153,7 @@ class LiveReader:
 
     def __init__(self, readinto: ReadInto) -> None:
         self._sections = SectionReader(readinto, STATE_VERSION, (LIVE,))
-        self._buffer = memoryview(bytearray(bound(CHUNK_PAGES_MAX)))
-        self._unpacker = zstandard.ZstdDecompressor()
+        self._chunks = ChunkReader(self._sections)
         self.head = read_configuration(self._sections)
         """Whose stream this is."""
         self.rounds = 0
@@ -191,7 +184,7 @@ class LiveReader:
                 if on_round is not None:
                     on_round(self.rounds)
                 continue
-            found = decode(self._chunk(), ram, seen, file)
+            found = decode(self._chunks.chunk(), ram, seen, file)
             count = found.zero + found.raw + found.delta + found.copied
             in_round += count
             if not 0 < count <= in_round <= pages:
@@ -202,29 +195,17 @@ class LiveReader:
             copied += found.copied
             if progress is not None:
                 progress(seen.count(1) * PAGE_SIZE, total)
-        missing = seen.find(0)
+        absent = bytearray(pages)
+        if sections.name == "absent":
+            absent = read_absent(sections, pages)
+            sections.advance()
+        missing = either(seen, absent).find(0)
         if missing >= 0:
             raise StateError(f"section {sections.name}: page {missing} has not come before it")
         state = read_machine(sections, self.head)
         if sections.name != "end":
             raise StateError(f"section {sections.name}: it has no place here")
-        return state, Received(zero, normal, delta, copied, sections.end())
-
-    def _chunk(self) -> Readable:
-        """The chunk in the current section."""
-        payload = self._sections.payload_into(self._buffer)
-        if self._sections.name == "ram":
-            return payload
-        try:
-            # Looked at before memory is taken for it: what the frame says is as good as its sender.
-            length = zstandard.get_frame_parameters(payload).content_size
-            if length > bound(CHUNK_PAGES_MAX):
-                raise StateError(
-                    f"section packed: {length} bytes, a chunk has {bound(CHUNK_PAGES_MAX)} at most"
-                )
-            return self._unpacker.decompress(payload, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise StateError(f"section packed: {error}") from None
+        return state, Received(zero, normal, delta, copied, absent, both(seen, absent), sections.end())
 
     def _end_round(self) -> None:
         number = read_section(self._sections, Round).number

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from hypervisor.errors import StateError
@@ -222,9 +222,11 @@ class Encoder:
         *,
         skip: Readable | None = None,
         present: Readable | None = None,
+        until: int | None = None,
         remember: bool = False,
         dedupe: bool = False,
     ) -> Encoded:
+        last = self._pages if until is None else min(until, self._pages)
         for marks in (wanted, skip, present):
             if marks is not None and len(marks) != self._pages:
                 raise ValueError(f"{len(marks)} marks for {self._pages} pages")
@@ -235,7 +237,7 @@ class Encoder:
         data = bytearray()
         counts = dict.fromkeys(("zero", "raw", "delta", "copied", "unchanged", "skipped"), 0)
         number = first
-        while number < self._pages and len(entries) < most:
+        while number < last and len(entries) < most:
             if wanted[number]:
                 if skip is not None and skip[number]:
                     counts["skipped"] += 1
@@ -247,7 +249,7 @@ class Encoder:
                     counts[how] += 1
                     data += told
             number += 1
-        while number < self._pages and not wanted[number]:
+        while number < last and not wanted[number]:
             number += 1
         start = (most - len(entries)) * _ENTRY.size
         directory = b"".join(_ENTRY.pack(*entry) for entry in entries)
@@ -393,6 +395,28 @@ def decode(
             if seen is not None:
                 seen[number] = 1
     return _contents(entries)
+
+
+def pieces(chunk: Readable) -> Iterator[tuple[int, int, Readable | None]]:
+    """Runs of pages in a chunk that passed ``inspect``: the first, how many, and their contents (None: zero)."""
+    view = memoryview(chunk)
+    count, _ = _HEAD.unpack_from(view)
+    directory = view[_HEAD.size : _HEAD.size + count * _ENTRY.size]
+    begin = end = _HEAD.size + count * _ENTRY.size
+    first = length = 0
+    for number, encoding, size in _ENTRY.iter_unpack(directory):
+        if length and (encoding == ZERO or number != first + length):
+            yield first, length, view[begin:end]
+            length = 0
+        if encoding == ZERO:
+            yield number, size, None
+            continue
+        if not length:
+            first, begin = number, end
+        length += 1
+        end += PAGE_SIZE
+    if length:
+        yield first, length, view[begin:end]
 
 
 def _write_page(entry: _Entry, number: int, ram: bytearray | memoryview, seen: bytearray | None) -> None:

@@ -6,7 +6,7 @@ All numbers are little-endian on any host::
       0   8s  magic                           0   8s  name, padded with zeros
       8  u16  version of this format          8  u32  index: 0, 1, 2, ...
      10  u16  version of the state           12  u32  length of the payload
-     12  u32  flags: LIVE or INCREMENT        16  u32  CRC-32C of the payload
+     12  u32  flags: which kind of stream     16  u32  CRC-32C of the payload
      16  u32  CRC-32C of the bytes 0-15      20  u32  CRC-32C of the bytes 0-19
 
 The header keeps this layout in every version of the format, so that an altered header and one of
@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from hypervisor.errors import StateError
-from hypervisor.state.codec import bound, crc32c
+from hypervisor.state.codec import PAGE_SIZE, bound, crc32c
 from hypervisor.state.model import CLUSTER
 
 MAGIC: Final = b"\x93HVSTATE"
@@ -39,7 +39,14 @@ LIVE: Final = 1
 """Flag: the sections are in the order of ``live``, not in that of a file."""
 INCREMENT: Final = 2
 """Flag: there is only what has changed since another stream, the parent (see ``stream``)."""
-ORDERS: Final = {0: "of a whole machine", LIVE: "of a migration", INCREMENT: "of changes to another file"}
+PAGES: Final = 4
+"""Flag: there are only pages, for a machine that runs already: see ``residue``."""
+ORDERS: Final = {
+    0: "of a whole machine",
+    LIVE: "of a migration",
+    INCREMENT: "of changes to another file",
+    PAGES: "of pages alone",
+}
 """What a stream can be, for people."""
 DIGEST_SIZE: Final = 32
 CHUNK_PAGES_MAX: Final = 256
@@ -56,6 +63,7 @@ LIMITS: Final[dict[str, int]] = {
     "ram": bound(CHUNK_PAGES_MAX),
     "packed": bound(CHUNK_PAGES_MAX),
     "round": 64,
+    "absent": (3 << 30) // PAGE_SIZE // 8,
     "end": DIGEST_SIZE,
 }
 """Every section there is, with the longest payload that a reader takes memory for."""
