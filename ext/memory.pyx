@@ -212,6 +212,14 @@ cdef class PhysicalMemory:
         self.kept = None
         self.kept_base = NULL
 
+    def put_back(self):
+        """Every frame was protected: those that were stored to since hold again what was kept of them."""
+        cdef uint64_t frame
+        for frame in range(self.ram_size >> 12 if self.kept is not None else 0):
+            if not self.guarded[frame]:
+                memcpy(self.ram_base + frame * PAGE, self.kept_base + frame * PAGE, PAGE)
+                self.dirty[frame] = 1
+
     def keep_frames(self, uint64_t first, uint64_t count):
         """Copy those of ``count`` frames that are protected, and let them be stored to; from any thread."""
         cdef uint64_t frame

@@ -23,7 +23,14 @@ from hypervisor.boot.multiboot import BOOTED, Loader, read_image
 from hypervisor.devices.disk import Disks
 from hypervisor.devices.image import DiskFile
 from hypervisor.devices.isa_pc import IsaPc
-from hypervisor.errors import AddressError, HostError, HypervisorError, StateError, UsageError
+from hypervisor.errors import (
+    AddressError,
+    FramesLostError,
+    HostError,
+    HypervisorError,
+    StateError,
+    UsageError,
+)
 from hypervisor.ext.cpu import Cpu
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.ext.pages import classify
@@ -33,12 +40,15 @@ from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.gate import Gate
 from hypervisor.monitor.loop import FOREVER, Monitor, Stop
 from hypervisor.monitor.pacing import Pacer
+from hypervisor.monitor.replay import Repetition, Replay
 from hypervisor.monitor.vcpu import VirtualCpu
 from hypervisor.paging.absent import AbsentFrames
+from hypervisor.paging.copy_on_write import CopyOnWrite
 from hypervisor.paging.dirty import DirtyLog
 from hypervisor.paging.forms import DEFAULT_FORM, FORMS
 from hypervisor.paging.physical import PhysicalMap
 from hypervisor.state.cpu import capture_cpu, check_cpu, restore_cpu
+from hypervisor.state.journal import Input, Journal, Moment
 from hypervisor.state.model import ClockState, MachineConfig, MachineState, encode
 from hypervisor.techniques import TECHNIQUES, technique
 
@@ -106,6 +116,13 @@ class VirtualMachine(Inspection):
         self._owned = True
         self.ended: Stop | None = None
         """How the guest ended its life, if it did: ``exit`` or ``reset``."""
+        self.journal: Journal | None = None
+        """Notes what comes in and how much goes out, while there is one."""
+        self.rescue: Callable[[], None] | None = None
+        """How to go on when frames of RAM are lost, if there is a way. Called by ``run``."""
+        self._repetition: Repetition | None = None
+        self._failure: HypervisorError | None = None
+        """Why the machine is no guest's any more, if so."""
         self.console = Console(self)
         self.memory = PhysicalMemory(config.memory)
         self.absent = AbsentFrames(self.memory)
@@ -258,6 +275,8 @@ class VirtualMachine(Inspection):
         if self._closed:
             raise UsageError("the machine is closed")
         with self.gate.passing():
+            if self._failure is not None:
+                raise self._failure
             if not self.owned:
                 raise HypervisorError("this monitor does not own the guest: it may be running elsewhere")
             self.disks.hold()
@@ -269,10 +288,38 @@ class VirtualMachine(Inspection):
             self.ended = None
             self._take_input()
             with self.pacer:
-                stop: Stop = self.monitor.run(limit)
+                stop = self._run(limit)
             if stop.reason in ("exit", "reset"):
                 self.ended = stop
             return stop
+
+    def _run(self, limit: int) -> Stop:
+        while True:
+            try:
+                self._check_lost()
+                stop: Stop = self.monitor.run(limit)
+                return stop
+            except FramesLostError:
+                if self.rescue is None:
+                    raise
+                self._rescue()
+                self.pacer.align()
+
+    def _check_lost(self) -> None:
+        """A guest that can be rescued need not run until it misses something."""
+        if self.absent.lost is not None and self.rescue is not None:
+            raise FramesLostError(str(self.absent.lost))
+
+    def _rescue(self) -> None:
+        rescue, self.rescue = self.rescue, None
+        assert rescue is not None
+        self._failure = HypervisorError("the guest was given up half way back to where it was")
+        try:
+            rescue()
+        except HypervisorError as error:
+            self._failure = error
+            raise
+        self._failure = None
 
     @property
     def ram(self) -> memoryview:
@@ -280,7 +327,12 @@ class VirtualMachine(Inspection):
 
         Who stores to it calls ``paging.about_to_write``. Raises FramesLostError.
         """
-        self.absent.complete()
+        try:
+            self.absent.complete()
+        except FramesLostError:
+            if self.rescue is None or self.running:
+                raise
+            self._rescue()
         return self._ram
 
     @property
@@ -308,6 +360,7 @@ class VirtualMachine(Inspection):
 
     def _between_entries(self) -> None:
         """On the guest's thread, after a nudge."""
+        self._check_lost()
         self._take_input()
         if self.gate.wanted:
             self.clock.stop()
@@ -361,10 +414,17 @@ class VirtualMachine(Inspection):
     def _take_input(self) -> None:
         data = self.console.take()
         if data:
-            self.clock.update()
+            # In this order, so that the moment alone decides what comes of it.
+            self.devices.advance(self.clock.update())
+            if self.journal is not None:
+                self.journal.inputs.append(Input(*self.moment, data))
             self.devices.receive(data)
 
     def _output(self, data: bytes) -> None:
+        if self._repetition is not None:
+            data = self._repetition.new(data)
+        if self.journal is not None:
+            self.journal.told += len(data)
         self.console.output += data
 
     def _exit(self, status: int) -> None:
@@ -389,6 +449,9 @@ class VirtualMachine(Inspection):
         if not self.gate.open:
             raise UsageError("a machine must be stopped to be captured")
         self._take_input()
+        return self._capture()
+
+    def _capture(self) -> MachineState:
         self.devices.advance(self.clock.update())
         return MachineState(
             config=self.config,
@@ -405,6 +468,9 @@ class VirtualMachine(Inspection):
         nothing has changed.
         """
         self._check_fit(state)
+        self._restore(state)
+
+    def _restore(self, state: MachineState) -> None:
         self.devices.restore(state.devices)
         self.disks.load(state.disks)
         self.identity = state.identity
@@ -430,6 +496,44 @@ class VirtualMachine(Inspection):
         # What a disk holds is sure only while nobody else may write to it.
         self.disks.hold()
         self.disks.check(state.disks)
+
+    # ---------------------------------------------------------------- living through it again
+
+    @property
+    def moment(self) -> Moment:
+        """Where the guest is in its time."""
+        return Moment(self.instructions, self.clock.skipped)
+
+    @property
+    def replayable(self) -> bool:
+        """Do state and inputs decide what the guest does? (A persistent disk's earlier contents are gone.)"""
+        return self.clock.exact and not any(disk.persistent for disk in self.disks.list)
+
+    def freeze(self, frames: bytes | bytearray) -> CopyOnWrite:
+        """Keep what the frames marked in ``frames`` hold now, while the guest stands still."""
+        return CopyOnWrite(self.memory, self.paging, frames)
+
+    def go_back(self, state: MachineState, told: int) -> None:
+        """Become what this machine was earlier; RAM was put back. ``replay`` follows.
+
+        For the guest's own thread. Since then the guest told ``told`` bytes, which it is not to tell again.
+        """
+        # An instruction may have been given up half done.
+        if self.paging.loans:
+            self.paging.return_loans()
+        self.paging.settle()
+        self.monitor.stop = None
+        epoch = self.epoch
+        self._restore(state)
+        self.epoch = epoch
+        self._repetition = Repetition(
+            told, bytes(self.console.output[max(len(self.console.output) - told, 0) :])
+        )
+
+    def replay(self, inputs: Iterable[Input], end: Moment) -> MachineState:
+        """Live through it again, up to ``end``; returns the state there. Raises StateError if it goes another way."""
+        Replay(self.monitor, self.clock, self.devices).run(inputs, end)
+        return self._capture()
 
     def snapshot(self) -> Snapshot:
         """A copy of everything, in memory."""

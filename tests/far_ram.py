@@ -28,3 +28,6 @@ class FarRam:
     def want(self, frame: int) -> None:
         self.wanted.append(frame)
         assert self._vm.absent.admit(frame, 1, self._contents[frame << 12 : (frame + 1) << 12]) == 1
+
+    def finished(self) -> None:
+        pass

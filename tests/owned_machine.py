@@ -74,6 +74,10 @@ class ScriptedLog:
 class OwnedMachine:
     """Has what a migration needs, and tells the ledger when it may run."""
 
+    replayable = False
+    journal = None
+    rescue = None
+
     def __init__(
         self,
         config: MachineConfig,
@@ -118,6 +122,9 @@ class OwnedMachine:
 
     def visit(self, work):
         return work()
+
+    def nudge(self) -> None:
+        pass
 
     def hold(self) -> None:
         self.held += 1

@@ -153,6 +153,9 @@ class Slow:
         page = self._contents[frame << 12 : (frame + 1) << 12]
         threading.Timer(0.002, self._vm.absent.admit, (frame, 1, page)).start()
 
+    def finished(self) -> None:
+        pass
+
 
 def test_a_guest_waits_for_a_frame_that_another_thread_brings() -> None:
     with boot() as vm:
@@ -171,10 +174,16 @@ class Silent:
     def want(self, frame: int) -> None:
         pass
 
+    def finished(self) -> None:
+        pass
+
 
 class Broken:
     def want(self, frame: int) -> None:
         raise HostError("the file is gone")
+
+    def finished(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize("source", [Silent(), Broken()])

@@ -12,6 +12,7 @@ from hypervisor.errors import HostError, HypervisorError, MigrationError
 from hypervisor.migration.address import Address
 from hypervisor.migration.channel import PATIENCE, Acceptor, Channel, LinkError, Timeouts
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
+from hypervisor.migration.lifeline import Lifeline
 from hypervisor.migration.pager import Pager
 from hypervisor.migration.protocol import (
     PROTOCOL_VERSION,
@@ -141,11 +142,14 @@ class Listener:
         ``receive`` returns it, the one that waits in another thread or the next.
 
         Raises:
-            MigrationError: there is none, or it is missing pages, which only its source has.
+            MigrationError: there is none, or it is missing pages that only its source has.
         """
         with self._lock:
-            self._prepared().force()
+            arrival = self._prepared()
+            arrival.force()
             self._note()
+            if arrival.pager is not None:
+                arrival.pager.retire()
         self._acceptor.wake()
 
     def discard(self) -> None:
@@ -315,7 +319,10 @@ class Listener:
         vm.restore(state)
         pager = None
         if any(received.absent):
-            pager = Pager(vm, hello, received.stale, self._timeouts, recorder)
+            lifeline = None
+            if received.checkpoint is not None:
+                lifeline = Lifeline(vm, received.checkpoint, state, recorder)
+            pager = Pager(vm, hello, received.stale, self._timeouts, recorder, lifeline)
             vm.absent.begin(received.absent, pager)
         return Arrival(vm, hello, pager), received.digest
 

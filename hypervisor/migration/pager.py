@@ -16,6 +16,7 @@ from collections import deque
 from hypervisor.errors import HypervisorError, MigrationError, StateError
 from hypervisor.marks import Marks
 from hypervisor.migration.channel import Channel, LinkError, Timeouts
+from hypervisor.migration.lifeline import Lifeline
 from hypervisor.migration.protocol import Complete, Hello, Machine, Settle, Standing, Want
 from hypervisor.migration.recorder import Recorder
 from hypervisor.state.codec import PAGE_SIZE
@@ -34,17 +35,24 @@ class Pager:
         stale: Marks,
         timeouts: Timeouts,
         recorder: Recorder,
+        lifeline: Lifeline | None = None,
     ) -> None:
-        """``stale`` marks absent pages of which RAM holds something that is out of date; the others are zero."""
+        """``stale`` marks absent pages of which RAM holds something that is out of date; the others are zero.
+
+        With a ``lifeline``, a source that does not come back within ``timeouts.settle`` seconds (if it never was
+        here, ``timeouts.message``) is given up.
+        """
         self._vm = vm
         self._hello = hello
         self._stale = bytes(stale)
         self._timeouts = timeouts
         self._recorder = recorder
+        self._lifeline = lifeline
         self._changed = threading.Condition()
         self._next: tuple[Channel, bool] | None = None
         """A connection that waits to be served, and whether it goes on with what an earlier one began."""
         self._current: Channel | None = None
+        self._connected = False
         self._retired = False
         self._ended = False
         self._wanted: deque[int] = deque()
@@ -106,6 +114,11 @@ class Pager:
             with contextlib.suppress(OSError):  # it was woken often enough, or has ended
                 self._waker.send(b"\0")
 
+    def finished(self) -> None:
+        """The last page is here."""
+        if self._lifeline is not None:
+            self._lifeline.end()
+
     # ---------------------------------------------------------------------------- on its own thread
 
     def _run(self) -> None:
@@ -122,12 +135,12 @@ class Pager:
 
     def _end(self, failure: HypervisorError | None) -> None:
         """No more pages come."""
-        absent = self._vm.absent
-        if absent.count:
-            absent.lose(MigrationError(f"the source of the guest is gone ({failure})"))
-            self._recorder.finish("failed", self._recorder.report.ram.transferred, failure)
-        else:
+        if not self._vm.absent.count:
             self._recorder.finish("completed", self._recorder.report.ram.transferred)
+        elif self._lifeline is None:
+            self._recorder.finish("failed", self._recorder.report.ram.transferred, failure)
+        self._vm.absent.lose(MigrationError(f"the source of the guest is gone ({failure})"))
+        self._vm.nudge()  # if it can be rescued, now is the time
         for end in (self._waker, self._wakened):
             if end is not None:
                 end.close()
@@ -136,14 +149,15 @@ class Pager:
         """The next connection; None if nothing is missing any more, or nobody brings it."""
         with self._changed:
             self._current = None
-            while self._vm.absent.count:
-                if self._next is not None:
-                    found, self._next = self._next, None
-                    self._current = found[0]
-                    return found
-                if self._retired:
-                    break
-                self._changed.wait()
+            patience = None
+            if self._lifeline is not None:
+                patience = self._timeouts.settle if self._connected else self._timeouts.message
+            self._changed.wait_for(lambda: self._next or self._retired or not self._vm.absent.count, patience)
+            if self._next is not None and self._vm.absent.count:
+                found, self._next = self._next, None
+                self._current = found[0]
+                self._connected = True
+                return found
             self._ended = True
             if self._next is not None:
                 self._next[0].close()

@@ -19,11 +19,14 @@ from hypervisor.marks import both, either, without
 from hypervisor.migration.channel import Channel
 from hypervisor.migration.encoding import Deduplication, Link
 from hypervisor.migration.policy import Decision, Policy
-from hypervisor.migration.protocol import Departure, Ready, RoundReceived
+from hypervisor.migration.protocol import Departure, Frozen, Ready, RoundReceived
 from hypervisor.migration.recorder import Recorder
 from hypervisor.migration.report import Part, Round
-from hypervisor.state.codec import PAGE_SIZE
+from hypervisor.state.codec import PAGE_SIZE, Encoder
+from hypervisor.state.journal import Journal
 from hypervisor.state.live import LiveWriter
+from hypervisor.state.model import MachineState
+from hypervisor.state.stream import CHUNK_PAGES
 
 VERSIONS: Final = (64 << 20) // PAGE_SIZE
 """Pages of which the last version is kept for deltas: as many as in QEMU's cache."""
@@ -85,6 +88,7 @@ class PreCopy:
 
     def __exit__(self, *_: object) -> None:
         self._vm.visit(self._log.stop)
+        self._vm.journal = None
 
     def rounds(self) -> None:
         """Send rounds until the policy stops them."""
@@ -103,6 +107,37 @@ class PreCopy:
         self._recorder.begin_last_pages(self._pages - self._pending.count(0))
         self._send_all(self._take_pending(), None, None)
         self._recorder.part(Part.LAST_PAGES)
+
+    def checkpoint(self) -> None:
+        """One more round, of RAM as it is at one moment, and the state of that moment (see ``lifeline``)."""
+        state, sending, copy = self._vm.visit(self._freeze)
+        round_ = self._recorder.begin_round()
+        try:
+            encoder = Encoder(copy.view)
+            at = sending.find(1)
+            while at >= 0:
+                stop = min(at + CHUNK_PAGES, self._pages)
+                copy.read(at, stop)
+                done = self._out.pages(sending, at, until=stop, encoder=encoder)
+                copy.forget(at, stop)
+                self._recorder.sent(done, self._out.written, round_)
+                at = sending.find(1, stop)
+        finally:
+            copy.end()
+        self._out.end_round()
+        self._out.checkpoint(state)
+        self._answers.round_received(round_.number)
+        self._harvest()
+        self._recorder.end_round(round_, self._pending)
+
+    def _freeze(self) -> tuple[MachineState, bytearray, Frozen]:
+        """The guest stands still: what the checkpoint is."""
+        vm = self._vm
+        self._pending = either(self._pending, self._log.harvest())
+        state = vm.capture()
+        copy = vm.freeze(self._pending)
+        vm.journal = Journal()
+        return state, self._take_pending(), copy
 
     def leave_pages(self) -> bytearray:
         """The guest has stopped: marks of the pages that it has written to since, which follow it (see ``postcopy``).

@@ -66,17 +66,18 @@ from __future__ import annotations
 
 import enum
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
 from msgspec import Meta, Struct
 
 from hypervisor.errors import HypervisorError, MigrationError
-from hypervisor.marks import Marks
+from hypervisor.state.journal import Input, Journal, Moment
 from hypervisor.state.model import U32, U63, MachineConfig, MachineState
 
 if TYPE_CHECKING:
     from hypervisor.migration.pager import Pager
+    from hypervisor.paging.absent import AbsentFrames
 
 PROTOCOL_VERSION = 3
 
@@ -110,35 +111,15 @@ class DirtyLog(Protocol):
     def stop(self) -> None: ...
 
 
-class FrameSource(Protocol):
-    """Brings frames that are absent; see paging/absent.py."""
+class Frozen(Protocol):
+    """What RAM held at one moment; see paging/copy_on_write.py."""
 
-    def want(self, frame: int) -> None: ...
-
-
-class AbsentFrames(Protocol):
-    """Frames of RAM that have not come yet, and that the guest waits for when it needs them.
-
-    Any thread may call any method, at any time.
-    """
-
-    waited: float
-    """Seconds that somebody waited, in all."""
-
+    def read(self, first: int, stop: int) -> None: ...
     @property
-    def count(self) -> int: ...
-    def map(self) -> bytes:
-        """A byte for each frame, not 0 if it is absent."""
-        ...
-
-    def begin(self, absent: Marks, source: FrameSource) -> None: ...
-    def admit(self, first: int, count: int, data: Marks | None = None) -> int:
-        """Frames have come (None: RAM already holds what they should). Returns how many were absent."""
-        ...
-
-    def lose(self, reason: HypervisorError) -> None:
-        """No more come: who waits for one fails."""
-        ...
+    def view(self) -> memoryview: ...
+    def forget(self, first: int, stop: int) -> None: ...
+    def put_back(self) -> None: ...
+    def end(self) -> None: ...
 
 
 class Machine(Protocol):
@@ -184,8 +165,26 @@ class Machine(Protocol):
         ...
 
     def release(self) -> None: ...
+    def nudge(self) -> None:
+        """Make a guest that runs look around, from any thread."""
+        ...
+
     def capture(self) -> MachineState: ...
     def restore(self, state: MachineState) -> None: ...
+
+    @property
+    def replayable(self) -> bool:
+        """Do its state and its journal make up its future? The rest is for machines where this is so."""
+        ...
+
+    journal: Journal | None
+    rescue: Callable[[], None] | None
+
+    @property
+    def moment(self) -> Moment: ...
+    def freeze(self, frames: bytes | bytearray, /) -> Frozen: ...
+    def go_back(self, state: MachineState, told: int, /) -> None: ...
+    def replay(self, inputs: Iterable[Input], end: Moment, /) -> MachineState: ...
     def close(self) -> None: ...
 
 
@@ -427,7 +426,7 @@ class Arrival:
     def force(self) -> None:
         """The operator says that the source does not run the guest and never will."""
         self._require(Arrival.State.PREPARED)
-        if self.vm.absent.count:
+        if self.vm.absent.count and self.vm.rescue is None:
             raise MigrationError(
                 f"arrival of guest {self.identity[:8]}: not possible, {self.vm.absent.count} of its pages are "
                 "still at its source"

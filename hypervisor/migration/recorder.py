@@ -200,6 +200,18 @@ class Recorder:
         self.report.postcopy_blocktime = _ms(int(waited * 1e9))
         self._tell()
 
+    def recovering(self) -> None:
+        """The source was given up, and the guest is brought back from its checkpoint."""
+        self._recovering = time.monotonic_ns()
+        self.report.status = "postcopy-recover"
+
+    def recovered(self) -> None:
+        """The guest is where it was, and has all of its pages."""
+        self.report.recovery_time = _ms(time.monotonic_ns() - self._recovering)
+        self.report.ram.remaining = 0
+        self._tell()
+        self.finish("completed", self.report.ram.transferred)
+
     # -------------------------------------------------------------------------------------- end
 
     def finish(self, status: Status, transferred: int, error: object = None) -> None:

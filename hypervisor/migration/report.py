@@ -150,6 +150,7 @@ Status = Literal[
     "device",
     "postcopy-active",
     "postcopy-paused",
+    "postcopy-recover",
     "completed",
     "failed",
     "unsettled",
@@ -175,6 +176,8 @@ class Report(Struct, rename="kebab"):
     """Pages that were written to, but held what they had held."""
     postcopy_blocktime: float = 0.0
     """At the destination: how long the guest waited for pages, in all."""
+    recovery_time: float | None = None
+    """How long it took to bring the guest back from its checkpoint, if its source was lost."""
     downtime_parts: dict[str, float] = {}
     phases: dict[str, float] = {}
     """Duration of each phase that was entered."""

@@ -96,7 +96,7 @@ def send(
     try:
         channel = connect(target, timeouts, credentials)
         _introduce(channel, departure, recorder)
-        owed = _transfer(channel, departure, recorder, policy, leave=mode != "precopy")
+        owed = _transfer(channel, departure, recorder, policy, mode)
         if any(owed):
             departure.owes = True
             handover.pages = PageServer(vm, owed, departure.transfer, recorder, prepaging)
@@ -150,11 +150,11 @@ def _introduce(channel: Channel, departure: Departure, recorder: Recorder) -> No
 
 
 def _transfer(
-    channel: Channel, departure: Departure, recorder: Recorder, policy: Policy, *, leave: bool
+    channel: Channel, departure: Departure, recorder: Recorder, policy: Policy, mode: Mode
 ) -> bytearray:
     """Send the guest, until the destination is prepared to run it.
 
-    Returns marks of the pages that it is missing then, of which there are none without ``leave``.
+    Returns marks of the pages that it is missing then, of which there are none after pre-copy.
     """
     vm = departure.vm
 
@@ -173,17 +173,20 @@ def _transfer(
     answers = Answers(channel)
     with PreCopy(departure, out, link, recorder, policy, answers) as memory:
         memory.rounds()
+        if mode == "hybrid" and vm.replayable:
+            memory.checkpoint()
         answers.ready()
         recorder.enter(Phase.STOP)
         departure.stop()
         recorder.part(Part.STOP)
         recorder.enter(Phase.FINAL_STATE)
-        if leave:
-            owed = memory.leave_pages()
-        else:
+        if mode == "precopy":
             memory.last_pages()
             owed = bytearray()
-        digest = out.finish(vm.capture(), owed or None)
+        else:
+            owed = memory.leave_pages()
+        state = vm.capture()
+        digest = out.finish(state, owed or None, vm.journal)
         recorder.part(Part.STATE)
         recorder.compressed(packer.chunks, packer.before, packer.after)
         recorder.enter(Phase.PREPARED)

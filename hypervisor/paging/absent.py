@@ -38,6 +38,10 @@ class FrameSource(Protocol):
         """
         ...
 
+    def finished(self) -> None:
+        """All frames are here; on the thread that brought the last one."""
+        ...
+
 
 class AbsentFrames:
     """The absent frames of one machine. Any thread may call any method at any time.
@@ -52,6 +56,8 @@ class AbsentFrames:
         self._memory = memory
         self._source: FrameSource | None = None
         self._changed = threading.Condition()
+        self._ended = True
+        """Are all frames here, and does their source know?"""
         self.faults = 0
         self.waited = 0.0
         self.lost: HypervisorError | None = None
@@ -67,14 +73,15 @@ class AbsentFrames:
 
     def begin(self, absent: Contents, source: FrameSource) -> None:
         """From now on, frames whose byte in ``absent`` is not 0 come from ``source``. The guest stands still."""
-        self._source = source
+        self._source, self._ended = source, False
         self.faults, self.waited, self.lost = 0, 0.0, None
         self._memory.set_absent(absent, self._fetch)
+        self._finish()
 
     def end(self) -> None:
         """RAM is what it is: nothing is absent, nothing is lost. The guest stands still."""
         self._memory.forget_absent()
-        self.lost = None
+        self._source, self._ended, self.lost = None, True, None
         self._wake()
 
     def admit(self, first: int, count: int, data: Contents | None = None) -> int:
@@ -84,8 +91,17 @@ class AbsentFrames:
         many were absent.
         """
         admitted = self._memory.admit(first, count, data)
+        self._finish()
         self._wake()
         return admitted
+
+    def _finish(self) -> None:
+        with self._changed:
+            if self.count or self._source is None:
+                return
+            source, self._source = self._source, None
+        source.finished()
+        self._ended = True
 
     def lose(self, reason: HypervisorError) -> None:
         """No more frames come: who waits for one, or ever needs one, gets FramesLostError."""
@@ -98,6 +114,8 @@ class AbsentFrames:
         frame = 0
         while self.count and (frame := self.map().find(1, frame)) >= 0:
             self._memory.bring_in(RAM_BASE + (frame << 12))
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended)
 
     def _fetch(self, frame: int) -> None:
         """Called by PhysicalMemory. Returns when the frame is here."""

@@ -59,6 +59,10 @@ class CopyOnWrite:
         """These frames of the view are not needed any more."""
         self._kept.madvise(mmap.MADV_DONTNEED, first * _PAGE, (stop - first) * _PAGE)
 
+    def put_back(self) -> None:
+        """RAM holds again what is in the view, which must have all frames. The guest stands still."""
+        self._memory.put_back()
+
     def end(self) -> None:
         """The guest may store to all frames as it likes; the view is gone."""
         self._memory.unprotect()

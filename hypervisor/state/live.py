@@ -7,6 +7,9 @@ flag LIVE in the header announces::
     ram ...  round      each round: some pages; each page at least once before the end, unless it is
     ram ...  round      absent, and the last time it comes it is right
     ram ...             the last pages, of the guest that has stopped
+    snapshot  cpu  clock  device ...  disk clusters ...
+                        in hybrid: RAM is now what it was when the machine was in this state; no more RAM
+    journal             what came into the machine since (see ``journal``)
     absent              in post-copy: which pages come later (see ``residue``)
     cpu  clock  device ...  disk clusters ...
     end
@@ -26,6 +29,7 @@ from msgspec import Struct
 from hypervisor.errors import StateError
 from hypervisor.marks import both, either, to_bitmap
 from hypervisor.state.codec import PAGE_SIZE, Encoded, Encoder, bound, decode
+from hypervisor.state.journal import Journal
 from hypervisor.state.model import STATE_VERSION, U32, MachineState
 from hypervisor.state.packing import ChunkReader
 from hypervisor.state.parts import (
@@ -59,6 +63,17 @@ class Round(Struct, frozen=True, forbid_unknown_fields=True):
     number: U32
 
 
+class Snapshot(Struct, frozen=True, forbid_unknown_fields=True):
+    """Section ``snapshot``: the state follows."""
+
+
+class Checkpoint(NamedTuple):
+    """A state that the machine had when RAM held what it does now, and what came in since."""
+
+    state: MachineState
+    journal: Journal
+
+
 class Received(NamedTuple):
     """What came: pages by their encoding, and the digest that names the stream."""
 
@@ -70,6 +85,7 @@ class Received(NamedTuple):
     """For each page, not 0 if it comes later."""
     stale: bytearray
     """For each page, not 0 if RAM has something in it that is not right, for it comes again later."""
+    checkpoint: Checkpoint | None
     digest: bytes
 
 
@@ -106,20 +122,24 @@ class LiveWriter:
         *,
         skip: Readable | None = None,
         present: Readable | None = None,
+        until: int | None = None,
         remember: bool = False,
         dedupe: bool = False,
+        encoder: Encoder | None = None,
     ) -> Encoded:
         """Write pages from ``first`` on, as many as fit into a chunk: see ``Encoder.encode``.
 
         A page that the guest writes to meanwhile may arrive in a state that it never had; the caller's dirty
-        log knows, and it is sent again.
+        log knows, and it is sent again. Another ``encoder`` is for the last pages of a stream: what the usual one
+        remembers is out of date then.
         """
-        done = self._encoder.encode(
+        done = (encoder or self._encoder).encode(
             wanted,
             first,
             self._buffer[SECTION.size :],
             skip=skip,
             present=present,
+            until=until,
             remember=remember,
             dedupe=dedupe,
         )
@@ -138,8 +158,21 @@ class LiveWriter:
         self._out.section("round", pack("round", Round(self._rounds)))
         self._out.flush()
 
-    def finish(self, state: MachineState, absent: Readable | None = None) -> bytes:
-        """Everything but RAM; returns the digest that names this stream. Pages marked in ``absent`` come later."""
+    def checkpoint(self, state: MachineState) -> None:
+        """RAM has been written as it was in this state. No more of it follows."""
+        self._out.section("snapshot", pack("snapshot", Snapshot()))
+        write_machine(self._out, state)
+        self._out.flush()
+
+    def finish(
+        self, state: MachineState, absent: Readable | None = None, journal: Journal | None = None
+    ) -> bytes:
+        """Everything but RAM; returns the digest that names this stream.
+
+        Pages marked in ``absent`` come later. ``journal`` has been kept since ``checkpoint``.
+        """
+        if journal is not None:
+            self._out.section("journal", pack("journal", journal))
         if Configuration(state.config, state.identity, state.epoch) != self._config:
             raise StateError("the state is not of the machine that was announced")
         if absent is not None:
@@ -195,17 +228,37 @@ class LiveReader:
             copied += found.copied
             if progress is not None:
                 progress(seen.count(1) * PAGE_SIZE, total)
+        checkpoint = self._checkpoint(seen)
         absent = bytearray(pages)
         if sections.name == "absent":
             absent = read_absent(sections, pages)
             sections.advance()
-        missing = either(seen, absent).find(0)
-        if missing >= 0:
-            raise StateError(f"section {sections.name}: page {missing} has not come before it")
+        self._require(either(seen, absent))
         state = read_machine(sections, self.head)
         if sections.name != "end":
             raise StateError(f"section {sections.name}: it has no place here")
-        return state, Received(zero, normal, delta, copied, absent, both(seen, absent), sections.end())
+        stale = both(seen, absent)
+        return state, Received(zero, normal, delta, copied, absent, stale, checkpoint, sections.end())
+
+    def _checkpoint(self, seen: bytearray) -> Checkpoint | None:
+        """The sections ``snapshot`` and ``journal``, if the current one is the first of them."""
+        sections = self._sections
+        if sections.name != "snapshot":
+            return None
+        self._require(seen)
+        read_section(sections, Snapshot)
+        sections.advance()
+        state = read_machine(sections, self.head)
+        if sections.name != "journal":
+            raise StateError(f"section {sections.name} came where section journal was to come")
+        journal = read_section(sections, Journal)
+        sections.advance()
+        return Checkpoint(state, journal)
+
+    def _require(self, seen: bytearray) -> None:
+        missing = seen.find(0)
+        if missing >= 0:
+            raise StateError(f"section {self._sections.name}: page {missing} has not come before it")
 
     def _end_round(self) -> None:
         number = read_section(self._sections, Round).number

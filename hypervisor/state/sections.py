@@ -63,6 +63,8 @@ LIMITS: Final[dict[str, int]] = {
     "ram": bound(CHUNK_PAGES_MAX),
     "packed": bound(CHUNK_PAGES_MAX),
     "round": 64,
+    "snapshot": 64,
+    "journal": 1 << 20,
     "absent": (3 << 30) // PAGE_SIZE // 8,
     "end": DIGEST_SIZE,
 }
