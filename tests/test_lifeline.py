@@ -10,6 +10,7 @@ from typing import Self
 import pytest
 from faulty_link import Fault, FaultyLink
 from scripted_guest import Reference, advance, boot
+from test_migration_handover import Killer, in_child, kill_points, killed
 from test_postcopy import Reluctant
 
 from hypervisor.errors import HypervisorError
@@ -19,8 +20,9 @@ from hypervisor.migration.policy import Decision
 
 HASTY = Timeouts(connect=20, message=20, settle=0)
 END = 6_200_000
-STARTS = (450_000, 2_450_000, 2_950_000, 5_480_000)
-"""Shortly before something is typed."""
+TYPING = (430_000, 2_430_000, 2_830_000, 5_430_000)
+"""Something is typed between the checkpoint of a guest that leaves then and its leaving."""
+STARTS = (*TYPING, 530_000)
 
 
 @functools.cache
@@ -62,6 +64,10 @@ class Receiver:
         except HypervisorError as error:
             self.error = error
 
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
     def join(self) -> None:
         self._thread.join()
 
@@ -75,13 +81,17 @@ class Receiver:
             self.vm.close()
 
 
-def leave(vm: VirtualMachine, address: Address) -> tuple[Report, SendError | None]:
-    """Send a guest; it executes a little between any two looks at it."""
+def leave(
+    vm: VirtualMachine, address: Address, typed: list[int] | None = None
+) -> tuple[Report, SendError | None]:
+    """Send a guest, which executes a little now and then. ``typed``: how much was typed after the checkpoint."""
     report = Report()
 
     def between(done: int, total: int) -> None:
         if vm.journal is not None and vm.owned:
-            advance(vm, vm.instructions + 20_000)
+            advance(vm, vm.instructions + 30_000)
+            if typed is not None:
+                typed[:] = [len(vm.journal.inputs)]
 
     try:
         send(
@@ -104,14 +114,16 @@ def carried(start: int) -> tuple[int, int]:
     """Bytes that go to the destination before the guest runs there, and after it."""
     with Receiver() as receiver, advance(boot(), start) as vm:
         with FaultyLink(receiver.listener.address) as link:
-            report, error = leave(vm, link.address)
+            typed = [0]
+            report, error = leave(vm, link.address, typed)
             assert error is None
+            assert (typed[0] > 0) == (start in TYPING)
             receiver.join()
         assert receiver.vm is not None
         assert receiver.report.recovery_time is None
         reference().check(receiver.vm)
         assert vm.console.output + receiver.vm.console.output == reference().console[END]
-        assert report.ram.postcopy_bytes > 10 * 4096
+        assert report.ram.postcopy_bytes > 5 * 4096
         return link.carried["to destination"] - report.ram.postcopy_bytes, report.ram.postcopy_bytes
 
 
@@ -138,3 +150,52 @@ def test_a_guest_whose_source_is_lost_goes_on_from_its_checkpoint(
         assert receiver.report.recovery_time is not None
         assert told + receiver.vm.console.output == reference().console[END]
         assert receiver.vm.owned
+
+
+@pytest.mark.parametrize("start", [TYPING[0]])
+def test_a_source_killed_at_any_step_takes_nothing_with_it(start: int) -> None:
+    """Every message of the source, enumerated: the guest dies with it before it was prepared here, and never later."""
+    outcomes = []
+    for step, when in kill_points():
+        outcome, was_killed = source_killed(start, step, when)
+        outcomes.append(outcome)
+        if not was_killed:
+            break
+    assert set(outcomes) == {"lost", "forced", "rescued", "arrived"}
+    assert outcomes[0] == "lost"
+    assert outcomes[-1] == "arrived"
+
+
+def source_killed(start: int, step: int, when: str) -> tuple[str, bool]:
+    """How it goes if the source dies at this step of its talk with the destination; and whether it did."""
+    with Receiver() as receiver:
+        listener = receiver.listener
+
+        def work() -> None:
+            Killer(step, when)
+            leave(advance(boot(), start), listener.address)
+
+        was_killed = killed(in_child(work))
+        forced = False
+        patience = (
+            time.monotonic() + 0.3
+        )  # for what the dead source has sent; if it has not even begun, for nothing
+        while receiver.running and time.monotonic() < patience:
+            if listener.unsettled and not forced:
+                listener.force()  # an operator, who knows that the source is dead
+                forced = True
+            if receiver.report.status not in ("none", "setup"):
+                patience = time.monotonic() + 20
+            time.sleep(0.001)
+        listener.close()
+        receiver.join()
+        vm = receiver.vm
+        if vm is None:
+            assert not forced
+            return "lost", was_killed
+        assert receiver.error is None
+        reference().check(vm)
+        assert vm.epoch == 1
+        assert reference().console[END].endswith(vm.console.output)
+        rescued = receiver.report.recovery_time is not None
+        return "forced" if forced else "rescued" if rescued else "arrived", was_killed
