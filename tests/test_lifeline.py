@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -15,8 +16,19 @@ from test_postcopy import Reluctant
 
 from hypervisor.errors import HypervisorError
 from hypervisor.machine import VirtualMachine
-from hypervisor.migration import Address, Listener, OwingError, Report, SendError, Timeouts, send
+from hypervisor.migration import (
+    Address,
+    Departure,
+    LinkError,
+    Listener,
+    OwingError,
+    Report,
+    SendError,
+    Timeouts,
+    send,
+)
 from hypervisor.migration.policy import Decision
+from hypervisor.migration.prepaging import Bubbling, Stretch
 
 HASTY = Timeouts(connect=20, message=20, settle=0)
 END = 6_200_000
@@ -199,3 +211,46 @@ def source_killed(start: int, step: int, when: str) -> tuple[str, bool]:
         assert reference().console[END].endswith(vm.console.output)
         rescued = receiver.report.recovery_time is not None
         return "forced" if forced else "rescued" if rescued else "arrived", was_killed
+
+
+class Cut(Bubbling):
+    """The link breaks before a page has gone."""
+
+    def push(self, owed: bytearray) -> Stretch:
+        raise LinkError("the link was cut")
+
+
+@pytest.mark.parametrize("why", ["wall clock", "persistent disk"])
+def test_a_guest_that_cannot_be_replayed_waits_for_its_source(why: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 16))
+    disks = [f"{disk},persist"] if why == "persistent disk" else []
+    vm = boot(clock="wall" if why == "wall clock" else "exact", disks=disks)
+    assert not vm.replayable
+    busy = threading.Thread(target=vm.run)  # so that there are pages to follow it
+    busy.start()
+    with vm, Listener("tcp::0", timeouts=HASTY) as listener:
+        arrived: list[VirtualMachine] = []
+        report = Report()
+        receiver = threading.Thread(
+            target=lambda: arrived.append(
+                listener.receive(lambda config: VirtualMachine.create(config, disks), report=report)
+            )
+        )
+        receiver.start()
+        while not listener.waiting:
+            time.sleep(0.0001)
+        orders = iter([Cut(), Bubbling()])
+        with pytest.raises(OwingError) as caught:
+            send(vm, listener.address, mode="hybrid", prepaging=lambda: next(orders), timeouts=HASTY)
+        busy.join()
+        receiver.join()
+        there = arrived[0]
+        with there:
+            while report.status != "postcopy-paused":
+                time.sleep(0.001)
+            assert there.absent.count > 0
+            assert there.owned
+            assert caught.value.handover.settle() is Departure.State.GONE
+            assert bytes(there.ram) == bytes(vm.ram)
+            assert report.recovery_time is None

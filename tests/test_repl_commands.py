@@ -338,6 +338,49 @@ def test_a_guest_in_doubt_does_not_run_until_it_is_settled(prompt, monkeypatch):
     assert "nothing to settle" in say(prompt, "settle")
 
 
+def test_the_mode_of_a_migration_is_a_word_before_the_file(prompt, monkeypatch, tmp_path):
+    from hypervisor.migration.report import Report
+    from hypervisor.repl.commands import migration
+
+    asked = []
+
+    def note(vm, peer, **options):
+        asked.append((options["mode"], options["policy"] is prompt.policy))
+        return Report()
+
+    monkeypatch.setattr(migration, "send", note)
+    files = [tmp_path / "one", tmp_path / "two"]
+    say(prompt, f"migrate tcp:127.0.0.1:1 {files[0]}")
+    prompt.session.replace(FakeMachine())
+    say(prompt, f"migrate tcp:127.0.0.1:1 hybrid {files[1]}")
+    assert asked == [("precopy", True), ("hybrid", False)]
+    assert all(file.exists() for file in files)
+
+
+def test_a_guest_that_is_missing_pages_gets_them_by_settling(prompt, vm, monkeypatch):
+    from hypervisor.migration.protocol import Departure
+    from hypervisor.migration.source import OwingError
+    from hypervisor.repl.commands import migration
+
+    class Handover:
+        address = "tcp:127.0.0.1:1"
+        state = Departure.State.OWING
+
+        def settle(self):
+            self.state = Departure.State.GONE
+            return self.state
+
+    def broken(vm, peer, **options):
+        raise OwingError("the link broke", Handover())
+
+    monkeypatch.setattr(migration, "send", broken)
+    say(prompt, "run &", "migrate tcp:127.0.0.1:1 postcopy")
+    assert not vm.closed, "its pages are needed"
+    assert "`settle` it first" in say(prompt, "run")
+    assert say(prompt, "settle") == "the guest is at tcp:127.0.0.1:1\n"
+    assert vm.closed
+
+
 def test_a_guest_that_moved_away_is_not_here(prompt, vm, monkeypatch):
     from hypervisor.migration.report import Report
     from hypervisor.repl.commands import migration

@@ -22,6 +22,7 @@ checkpoint. The price is memory for the frames that change until the last page h
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from hypervisor.errors import StateError
@@ -31,6 +32,8 @@ from hypervisor.state.codec import PAGE_SIZE
 from hypervisor.state.journal import Moment
 from hypervisor.state.live import Checkpoint
 from hypervisor.state.model import MachineState, encode
+
+log = logging.getLogger("hypervisor.migration")
 
 PARTS: Final = ("processor", "clock", "devices")
 
@@ -75,6 +78,11 @@ class Lifeline:
                 )
         vm.replay(journal.inputs[self._before :], here)
         self._recorder.recovered()
+        log.warning(
+            "guest %s: brought back from its checkpoint in %.0f ms, its source is not needed any more",
+            vm.identity[:8],
+            self._recorder.report.recovery_time,
+        )
 
 
 def parts(state: MachineState) -> tuple[bytes, bytes, bytes]:

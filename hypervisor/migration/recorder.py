@@ -181,6 +181,7 @@ class Recorder:
     def paused(self) -> None:
         """The link broke, and pages are still to come."""
         self.report.status = "postcopy-paused"
+        self._tell()
 
     def requested(self) -> None:
         """The guest waits for a page."""
@@ -209,7 +210,6 @@ class Recorder:
         """The guest is where it was, and has all of its pages."""
         self.report.recovery_time = _ms(time.monotonic_ns() - self._recovering)
         self.report.ram.remaining = 0
-        self._tell()
         self.finish("completed", self.report.ram.transferred)
 
     # -------------------------------------------------------------------------------------- end
@@ -223,6 +223,7 @@ class Recorder:
         report.ram.transferred = transferred
         self.resumed(transferred)
         report.error_desc = None if error is None else str(error)
+        self._tell()
 
     def _close_phase(self) -> int:
         now = time.monotonic_ns()

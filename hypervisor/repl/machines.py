@@ -148,7 +148,8 @@ def progress(
 def migration_progress(
     title: str, report: Report, show: TextIO | None, path: FilePath | None = None
 ) -> Iterator[Advance]:
-    """A progress bar for a migration, and its report in a file, rewritten after each round.
+    """A progress bar for a migration, and its report in a file, rewritten after each round and with each new
+    status: in post-copy, some of them come when the bar is gone.
 
     Raises:
         HostError: the file cannot be written, before anything else has happened. Later that is no reason to
@@ -156,7 +157,7 @@ def migration_progress(
     """
     if path is not None:
         report.write(path)
-    written = 0
+    written: tuple[int, str] | None = None
 
     def remark() -> str:
         if not report.rounds:
@@ -168,17 +169,21 @@ def migration_progress(
         )
 
     with progress(title, show, remark) as advance:
+        shown = True
 
         def tell(done: int, total: int) -> None:
             nonlocal written
-            if advance is not None:
+            if advance is not None and shown:
                 advance(done, total)
-            if path is not None and len(report.rounds) != written:
-                written = len(report.rounds)
+            if path is not None and (len(report.rounds), report.status) != written:
+                written = len(report.rounds), report.status
                 with contextlib.suppress(HostError):
                     report.write(path)
 
-        yield tell
+        try:
+            yield tell
+        finally:
+            shown = False
 
 
 def stderr_if_terminal() -> TextIO | None:

@@ -33,7 +33,8 @@ class Session(Generic[M]):
     """Attributes:
     last_stop: why the guest stopped last; None before its first run.
     failure: what the running thread died of, if it did: to be raised by whoever looks next.
-    unsettled: a handover to another monitor that broke, so that nobody knows who has the guest.
+    unsettled: a handover to another monitor that broke, so that nobody knows who has the guest, or that has it
+        without all of its pages.
     breakpoints: instruction counts at which every run stops.
     snapshots: in memory, by name.
     checkpoints: what saves the guest's changes since a file; None if there is no such file.
