@@ -20,7 +20,7 @@ CODE   := setup.py $(wildcard ext/*.pyx ext/*.px[di] ext/*.h) \
 GUESTS := $(shell find guests -path guests/build -prune -o -type f -print 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-pure smoke bench lint format guests build fuzz soak clean help
+.PHONY: demo test test-pure smoke bench lint format guests build linux fuzz soak clean help
 .DELETE_ON_ERROR:
 
 demo: build guests  ## boot a guest, move it to a second monitor, prove that it did not notice
@@ -54,6 +54,11 @@ soak: build guests  ## long runs with many migrations
 
 build: $(BUILT)  ## compile what is compiled
 guests: $(IMAGES)  ## build the guest images
+
+linux: build  ## Debian's Linux for i386 and busybox, through apt, booted to its shell
+	@test -f build/linux/vmlinuz || $(PYTHON) tools/linux_images.py build/linux
+	@$(BIN)/hv run linux --kernel build/linux/vmlinuz --initrd build/linux/initrd \
+		--append 'console=ttyS0 noapic nolapic nokaslr' $(ARGS)
 
 $(READY): pyproject.toml tools/setup_venv.py
 	@$(PYTHON) tools/setup_venv.py $(VENV)

@@ -133,6 +133,7 @@ cdef enum:
     ERROR = 0x7006
     UNCHECKED = 0x7007  # a new block holds a hooked instruction, and was translated without exit checks
     VMEXIT_DB = 0x141
+    VMEXIT_VINTR = 0x164
     VMEXIT_PF = 0x14e
     MONITOR = 16 << 20
     RECENT = 4096
@@ -167,6 +168,7 @@ cdef enum:
     SEGMENT = 24
     ENV_SIZE = 16384     # more than any offset that we use
     CC_OP_EFLAGS = 1
+    VIRTUAL_IRQ = 0x100  # CPU_INTERRUPT_VIRQ
     ARITHMETIC = 0x8d5
     DIRECTION_FLAG = 0x400
     HF_CPL = 3
@@ -191,6 +193,8 @@ TSS = 0x8000
 SIDE_ROOT = 0x9000
 """Page tables that map the first 2 MiB one to one, for the monitor's own use of the CPU; two more frames follow."""
 SIDE_DATA = 0xc000
+MSR_PERMISSIONS = 0xd000
+"""Two frames of ones: the VMCB's map of MSRs (AMD APM 2, 15.11) that says that every access exits."""
 # Register, offset in FXSAVE's area, size in bytes (Intel SDM 1, table 10-2).
 LAST_X87_INSTRUCTION = (
     (UC_X86_REG_FOP, 6, 2), (UC_X86_REG_FIP, 8, 4), (UC_X86_REG_FCS, 12, 2), (UC_X86_REG_FDP, 16, 4),
@@ -349,6 +353,8 @@ cdef uint32_t count_of(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
 cdef void on_event(uc_engine *uc, uint32_t number, void *opaque) noexcept nogil:
     cdef Core *core = <Core *>opaque
     core.exit_code = number
+    # Otherwise QEMU would look at V_IRQ once more before it stops, and so on for ever.
+    core.interrupt_request[0] = 0
     uc_emu_stop(uc)
 
 
@@ -417,13 +423,26 @@ cdef void on_other_block(uc_engine *uc, uint32_t pc, uint32_t size, Core *core) 
     core.block_count = count
 
 
+cdef inline bint interruptible(Core *core) noexcept nogil:
+    """Does the real IF let interrupts in, here and now?"""
+    return (<uint32_t *>(core.env + ENV_EFLAGS))[0] & 0x200 and not hflags(core) & HF_INHIBIT_IRQ
+
+
 cdef bint enter_slowly(Core *core, uint32_t pc, uint32_t size, uint32_t count) noexcept nogil:
-    """The limit is reached: the fence, a stop request, or a run long enough to give the GIL away."""
+    """The limit is reached: the fence, a stop request, or a run long enough to give the GIL away.
+
+    Or it is 0, because an interrupt waits for IF. QEMU looks at V_IRQ only between chains of blocks, and
+    that may be later than the guest's processor would.
+    """
+    if core.window and core.exit_code == 0 and interruptible(core):
+        core.exit_code = VMEXIT_VINTR
+        core.block_count = 0
+        return False
     if core.exit_code == 0 and not core.stop and count and core.retired + count <= core.fence:
         if core.holding:
             core.holding = 0
             core.thread = PyEval_SaveThread()
-        core.limit = core.fence
+        core.limit = 0 if core.window else core.fence
         fence_memory()
         if not core.stop:
             return True
@@ -491,6 +510,7 @@ cdef void on_new_block(uc_engine *uc, uc_tb *block, uc_tb *previous, void *opaqu
 
 # ------------------------------------------------------------------ the CPU
 
+cdef uint32_t ignored = 0            # stands for the word of pending interrupts until it is found
 cdef uint64_t engine_offset = 0      # of the CPU's address in uc_engine
 cdef uint64_t env_offset = 0         # of CPUX86State in the CPU
 
@@ -499,13 +519,14 @@ cdef class Cpu:
     """One emulated CPU in SVM guest mode.
 
     ``memory`` is its physical memory; ``intercepts`` the 64 intercept bits of the VMCB at offset 0x0c
-    (AMD APM 2, table B-1), ``control_reads``/``control_writes`` the CR intercepts. ``exact`` counts instructions.
+    (AMD APM 2, table B-1), ``controls`` and ``debugs`` the 32 bits for CR and DR accesses at offsets 0 and 4:
+    reads in the lower half, writes in the upper. ``exact`` counts instructions.
     All 32 exceptions and INT n are always intercepted. It starts in ring 1 in the monitor's own address
     space, where nothing of the guest is mapped. Raises HostError where the library is not the one whose behaviour was measured.
     """
 
-    def __cinit__(self, PhysicalMemory memory, uint64_t intercepts, uint32_t control_reads=0,
-                  uint32_t control_writes=0, bint exact=True):
+    def __cinit__(self, PhysicalMemory memory, uint64_t intercepts, uint32_t controls=0, uint32_t debugs=0,
+                  bint exact=True):
         cdef Core *core = &self.core
         cdef uc_engine *uc = NULL
         cdef int model = UC_CPU_X86_QEMU64
@@ -537,7 +558,8 @@ cdef class Cpu:
         self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_UC_EXITS, 2), &self.edge_hook, <size_t>0), "clear the exits")
         self.locate_registers()
         self.check(uc_hook_add(uc, &self.intr_hook, UC_HOOK_INTR, <void *>on_event, core, 1, 0), "hook events")
-        self.enter_guest_mode(intercepts, control_reads, control_writes)
+        self.enter_guest_mode(intercepts, controls, debugs)
+        self.locate_interrupt_request(intercepts)
         self.check_layout()
         self.locate_error_code()
         self.try_unchecked()
@@ -561,6 +583,7 @@ cdef class Cpu:
             self.core.may_leave_checks = 0
             free(self.core.table)
             self.core.table = NULL
+            self.core.interrupt_request = &ignored
             self.core.env = <uint8_t *>calloc(1, ENV_SIZE)
             self.error = "it is closed"
 
@@ -619,7 +642,7 @@ cdef class Cpu:
                     ranges.append((int(first, 16), int(last, 16)))
         return ranges
 
-    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t reads, uint32_t writes):
+    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t controls, uint32_t debugs):
         """VMRUN, once (AMD APM 2, 15.5): from protected mode without paging into ring 1 with PAE paging."""
         cdef uint8_t *vmcb = self.core.monitor + <uint64_t>VMCB
         cdef uint32_t value
@@ -630,9 +653,13 @@ cdef class Cpu:
         cdef int i
         memset(vmcb, 0, 4096)
         memset(self.core.monitor + <uint64_t>ONES, 0xff, 4096)
-        (<uint32_t *>vmcb)[0] = reads | writes << 16
+        memset(self.core.monitor + <uint64_t>MSR_PERMISSIONS, 0xff, 8192)
+        (<uint32_t *>vmcb)[0] = controls
+        (<uint32_t *>(vmcb + 0x04))[0] = debugs
         (<uint32_t *>(vmcb + 0x08))[0] = 0xffffffff
         (<uint64_t *>(vmcb + 0x0c))[0] = intercepts | 1 << 21        # INT n, always
+        (<uint64_t *>(vmcb + 0x48))[0] = <uint64_t>MSR_PERMISSIONS
+        (<uint32_t *>(vmcb + 0x60))[0] = 1 << 20 | 1 << 8            # V_IGN_TPR, V_IRQ: see locate_interrupt_request
         attributes[:] = [0xcb3, 0xcbb, 0xcb3, 0xcb3]                  # ring 1: data, code, data, data
         for i in range(4):
             (<uint16_t *>(vmcb + 0x400 + i * 16))[0] = 0x09 if i == 1 else 0x11
@@ -642,7 +669,7 @@ cdef class Cpu:
         (<uint64_t *>(vmcb + 0x548))[0] = 0x624                       # CR4: TSD, PAE, OSFXSR, OSXMMEXCPT
         (<uint64_t *>(vmcb + 0x550))[0] = self.core.root              # CR3
         (<uint64_t *>(vmcb + 0x558))[0] = 0x80010033                  # CR0: PG, WP, NE, ET, MP, PE
-        (<uint64_t *>(vmcb + 0x570))[0] = 0x202                       # RFLAGS
+        (<uint64_t *>(vmcb + 0x570))[0] = 0x002                       # RFLAGS
         (<uint64_t *>(vmcb + 0x578))[0] = probe
         memcpy(self.core.monitor + code, <const char *>b"\x0f\x01\xd8", 3)
         memcpy(self.core.monitor + probe, <const char *>b"\xcd\x80", 2)
@@ -655,6 +682,7 @@ cdef class Cpu:
         value = <uint32_t>VMCB
         uc_reg_write(uc, UC_X86_REG_EAX, &value)
         self.core.exit_code = 0
+        self.core.interrupt_request = &ignored
         self.map_side()
         self.check(uc_emu_start(uc, code, 0, 0, 0), "run VMRUN")
         if self.core.exit_code != 0x175:
@@ -668,6 +696,32 @@ cdef class Cpu:
         (<uint64_t *>(self.core.monitor + <uint64_t>SIDE_ROOT + 0x1000))[0] = <uint64_t>SIDE_ROOT + 0x2000 | 7
         for i in range(512):
             table[i] = i << 12 | 0x63
+
+    cdef locate_interrupt_request(self, uint64_t intercepts):
+        """QEMU's word of pending interrupts: VMRUN has set the bit for V_IRQ in it, and no other.
+
+        It lies in the part of the CPU that is the same for all architectures, before CPUX86State.
+        """
+        cdef uint8_t *cpu = self.core.env - env_offset
+        cdef uint64_t offset
+        cdef list found = [offset for offset in range(0, env_offset, 4) if (<uint32_t *>(cpu + offset))[0] == VIRTUAL_IRQ]
+        if len(found) != 1:
+            self.refuse(f"V_IRQ was found {len(found)} times")
+        self.core.interrupt_request = <uint32_t *>(cpu + <uint64_t>found[0])
+        self.core.interrupt_request[0] = 0
+        if intercepts & 1 << 4:
+            # STI, NOP, NOP: V_IRQ must exit after the first NOP, and only if it is set.
+            memcpy(self.core.monitor + <uint64_t>PROBE_CODE, <const char *>b"\xfb\x90\x90\xcd\x80", 5)
+            for request, code, eip in ((VIRTUAL_IRQ, VMEXIT_VINTR, PROBE_CODE + 2), (0, 0x175, PROBE_CODE + 3)):
+                self.set_segment(2, 0x10, 0, 0xffffffff, 0xcf9300)
+                self.set_eflags(2)
+                self.core.exit_code = 0
+                self.core.interrupt_request[0] = request
+                uc_emu_start(<uc_engine *>self.core.uc, PROBE_CODE, 0, 0, 0)
+                if self.core.exit_code != code or self.get_eip() != eip:
+                    self.refuse(f"with V_IRQ {request:#x}, STI gave exit {self.core.exit_code:#x}")
+                self.set_segment(2, 0x11, 0, 0xffffffff, 0xcfb300)
+            self.set_eip(PROBE_CODE)
 
     cdef check_layout(self):
         """Every offset that we use, against what the API says of the same register."""
@@ -827,9 +881,10 @@ cdef class Cpu:
         core.noted = 0
         core.running = 1
         core.runs += 1
+        core.interrupt_request[0] = VIRTUAL_IRQ if core.window else 0
         # Most runs are shorter than it takes to give the GIL away; long ones do it after a while.
         core.holding = self.exact and core.runs & 63 != 0
-        core.limit = min(fence, core.retired + PATIENCE) if core.holding else fence
+        core.limit = 0 if core.window else min(fence, core.retired + PATIENCE) if core.holding else fence
         fence_memory()
         if core.stop:
             core.stop = 0
@@ -846,6 +901,7 @@ cdef class Cpu:
             with nogil:
                 error = uc_emu_start(<uc_engine *>core.uc, eip, 0, 0, 0)
         core.running = 0
+        core.interrupt_request[0] = 0
         if error:
             self.error = (<bytes>uc_strerror(error)).decode()
             core.exit_code = ERROR
@@ -861,7 +917,7 @@ cdef class Cpu:
         if core.noted and core.noted_pc == self.linear_eip() and BASE <= core.exit_code < BASE + 0x100 and (
                 core.exit_code != VMEXIT_DB and (core.exit_code != VMEXIT_PF or not self.error_code() & 0x10)):
             self.take_flags_back()
-        if core.block_count and core.exit_code != VMEXIT_DB and (
+        if core.block_count and core.exit_code != VMEXIT_DB and core.exit_code != VMEXIT_VINTR and (
                 core.exit_code != VMEXIT_PF or not self.error_code() & 0x10):
             # In the middle of a block, or at its last instruction.
             at = (<uint32_t *>(core.env + ENV_EIP))[0] + (<uint32_t *>(core.env + ENV_SEGMENTS + SEGMENT + 8))[0]
@@ -1218,11 +1274,17 @@ cdef class Cpu:
         return ((<uint32_t *>(self.core.env + ENV_EFLAGS))[0] & 0x100) != 0
 
     cpdef bint shadowed(self):
-        """Does the instruction just run (MOV SS, POP SS) hold interrupts back for one more?"""
+        """Does the instruction just run (STI, MOV SS, POP SS) hold interrupts back for one more?"""
         return (hflags(&self.core) & HF_INHIBIT_IRQ) != 0
 
-    cpdef void clear_shadowed(self) noexcept:
-        (<uint32_t *>(self.core.env + ENV_HFLAGS))[0] &= ~<uint32_t>HF_INHIBIT_IRQ
+    cpdef void set_shadowed(self, bint on) noexcept:
+        """Hold interrupts back for the next instruction (as STI and MOV SS do), or do so no longer."""
+        cdef uint32_t *h = <uint32_t *>(self.core.env + ENV_HFLAGS)
+        h[0] = (h[0] & ~<uint32_t>HF_INHIBIT_IRQ) | (HF_INHIBIT_IRQ if on else 0)
+
+    cpdef void set_window(self, bint wanted) noexcept:
+        """Should the next runs exit as soon as the real IF lets interrupts in (V_IRQ with its intercept)?"""
+        self.core.window = wanted
 
     cpdef uint32_t selector(self, uint32_t index):
         """The real selector of ES, CS, SS, DS, FS, GS."""

@@ -19,7 +19,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from hypervisor import images
-from hypervisor.boot.multiboot import BOOTED, Loader, read_image
+from hypervisor.boot import linux
+from hypervisor.boot.entry import Entry
+from hypervisor.boot.multiboot import Loader, read_image
 from hypervisor.devices.disk import Disks
 from hypervisor.devices.image import DiskFile
 from hypervisor.devices.isa_pc import IsaPc
@@ -128,7 +130,13 @@ class VirtualMachine(Inspection):
         self.absent = AbsentFrames(self.memory)
         """Which frames of RAM are not here yet, and how they come."""
         self._ram = self.memory.ram_view()
-        self.cpu = Cpu(self.memory, chosen.intercepts, exact=config.clock == "exact")
+        self.cpu = Cpu(
+            self.memory,
+            chosen.intercepts,
+            chosen.control_intercepts,
+            chosen.debug_intercepts,
+            exact=config.clock == "exact",
+        )
         # What can fail for want of memory comes before, so that no image is left open.
         self.disks = Disks(disks)
         self.physical = PhysicalMap(config.memory)
@@ -136,7 +144,8 @@ class VirtualMachine(Inspection):
         self.paging = FORMS[paging](self.memory, self.cpu, self.physical)
         self.dirty = DirtyLog(self.memory, self.paging)
         """Which frames of RAM are written to, for whoever copies it meanwhile."""
-        self.vcpu = VirtualCpu(self.cpu, self.memory, self.paging, chosen.real_ring)
+        self.vcpu = VirtualCpu(self.cpu, self.memory, self.paging, chosen)
+        self.load_flat_segments()
         self.clock = VirtualClock(self.cpu, exact=config.clock == "exact")
         self.devices = IsaPc(
             self.clock, self._ram, self._output, self._exit, self._reset, disks=self.disks.list
@@ -165,17 +174,22 @@ class VirtualMachine(Inspection):
         modules: Iterable[str | Path | tuple[str | Path, str]] = (),
         disks: Iterable[DiskFile | Path | str] = (),
         paging: str = DEFAULT_FORM,
+        initrd: str | Path | None = None,
     ) -> VirtualMachine:
-        """A machine with a Multiboot kernel loaded, about to execute its first instruction.
+        """A machine with a Multiboot or Linux kernel loaded, about to execute its first instruction.
 
         ``image`` is a file, or the name of an image that comes with the hypervisor. ``memory`` is in bytes,
-        ``append`` the kernel's command line, ``modules`` files, or pairs of file and command line,
-        ``disks`` up to two raw images (see ``devices.disk`` for what becomes of changes), ``paging`` the form
+        ``append`` the kernel's command line, ``modules`` files, or pairs of file and command line (Multiboot),
+        ``initrd`` the file of the initial RAM disk (Linux), ``disks`` up to two raw images (see ``devices.disk`` for what becomes of changes), ``paging`` the form
         of shadow paging (``traced`` or ``lazy``: no part of the machine's state). Raises ImageError,
         HostError or UsageError.
         """
         image = images.find(str(image))
         data = read_image(image)
+        if linux.is_kernel(data) and modules:
+            raise UsageError(f"{image.name}: a Linux kernel takes no modules but an initial RAM disk")
+        if initrd is not None and not linux.is_kernel(data):
+            raise UsageError(f"{image.name}: only a Linux kernel takes an initial RAM disk")
         loaded = []
         for module in modules:
             path, words = module if isinstance(module, tuple) else (module, "")
@@ -184,9 +198,12 @@ class VirtualMachine(Inspection):
         vm = cls(MachineConfig(memory, technique, clock), disks, paging)
         try:
             vm.disks.hold()
-            loader = Loader(vm.ram, vm.physical.regions())
-            entry, information = loader.load(image.name, data, append, loaded)
-            vm.enter_kernel(entry, information)
+            if linux.is_kernel(data):
+                ramdisk = b"" if initrd is None else read_image(Path(initrd))
+                vm.enter_kernel(linux.load(vm.ram, image.name, data, append, ramdisk))
+            else:
+                loader = Loader(vm.ram, vm.physical.regions())
+                vm.enter_kernel(loader.load(image.name, data, append, loaded))
         except BaseException:
             vm.close()
             raise
@@ -216,20 +233,25 @@ class VirtualMachine(Inspection):
             )
         self.disks.check_config(config.disks)
 
-    def enter_kernel(self, entry: int, information: int) -> None:
-        """The machine state that the Multiboot specification promises a kernel (section 3.2)."""
+    def enter_kernel(self, entry: Entry) -> None:
+        """The machine state that a boot protocol promises a kernel."""
         v = self.vcpu
         v.set_control(CR0_PE, 0, 0)
         v.eflags = 2
-        for index in range(6):
-            code = index == CS
-            v.set_segment(index, 8 if code else 16, 0, 0xFFFFFFFF, FLAT_CODE if code else FLAT_DATA)
+        v.gdt_base, v.gdt_limit = entry.gdt
+        self.load_flat_segments(entry.code, entry.data)
         self.cpu.load_fpu(FPU_AFTER_RESET)
-        self.cpu.set_general(0, BOOTED)
-        self.cpu.set_general(3, information)
-        for register in (1, 2, 4, 5, 6, 7):
-            self.cpu.set_general(register, 0)
-        self.cpu.set_eip(entry)
+        for register in range(8):
+            self.cpu.set_general(register, entry.general.get(register, 0))
+        self.cpu.set_eip(entry.eip)
+
+    def load_flat_segments(self, code: int = 0x08, data: int = 0x10) -> None:
+        """Code and data, 4 GiB from address 0, of the kernel; under these selectors."""
+        for index in range(6):
+            if index == CS:
+                self.vcpu.set_segment(index, code, 0, 0xFFFFFFFF, FLAT_CODE)
+            else:
+                self.vcpu.set_segment(index, data, 0, 0xFFFFFFFF, FLAT_DATA)
 
     def close(self) -> None:
         """Let go of everything. The machine cannot be used any more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 
+from hypervisor.boot.entry import Entry
 from hypervisor.machine import VirtualMachine
 from hypervisor.state.model import MachineConfig
 
@@ -93,7 +94,7 @@ def machine(
 ) -> VirtualMachine:
     """A machine about to load its tables, and then to run ``kernel`` in ring 0 or ``user`` in ring 3."""
     vm = VirtualMachine.create(MachineConfig(memory=MEMORY, technique="trap", clock=clock))
-    vm.enter_kernel(CODE, 0)
+    vm.enter_kernel(Entry(CODE))
     put(vm, GDT, b"".join(DESCRIPTORS))
     put(vm, IDT, b"".join(gate(8, HANDLERS + 4 * n, 14, 3) for n in range(256)))
     put(vm, HANDLERS, b"\xf4\x90\x90\x90" * 256)

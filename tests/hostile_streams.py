@@ -23,6 +23,7 @@ from stream_maker import Maker
 from hypervisor.machine import Snapshot, VirtualMachine
 from hypervisor.monitor.loop import Stop
 from hypervisor.state.model import MachineConfig
+from hypervisor.techniques import TECHNIQUES
 
 REASONS = frozenset(("limit", "exit", "reset", "triple-fault", "halted", "idle", "error"))
 """Why a random guest may stop. ``error`` is the monitor's refusal of what it does not offer."""
@@ -38,8 +39,8 @@ FILLERS = (b"\xf4", b"\xcc", b"\x41", b"\xf4", b"\x41", b"\xf4", b"\x41", b"\x00
 class Field:
     """A machine on which streams run one after the other, beside a bystander whose memory nobody may touch."""
 
-    def __init__(self) -> None:
-        self.vm = VirtualMachine.create(MachineConfig(MEMORY))
+    def __init__(self, technique: str) -> None:
+        self.vm = VirtualMachine.create(MachineConfig(MEMORY, technique))
         self.vm.vcpu.set_control(0x11, 0, 0)
         state = self.vm.capture()
         self.starts = {filler: Snapshot(state, filler * MEMORY) for filler in set(FILLERS)}
@@ -127,10 +128,11 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="seed of the first stream")
     parser.add_argument("--count", type=int, default=1000, help="how many streams")
     parser.add_argument("--instructions", type=int, default=2000, help="how long each may run")
+    parser.add_argument("--technique", choices=tuple(TECHNIQUES), default="trap")
     parser.add_argument("--disturbed", action="store_true", help="run each twice and compare")
     parser.add_argument("--progress", type=Path, help="a file that always holds the seed that is running")
     arguments = parser.parse_args()
-    field = Field()
+    field = Field(arguments.technique)
     reasons: dict[str, int] = {}
     failed = 0
     for seed in range(arguments.first, arguments.first + arguments.count):
@@ -143,7 +145,7 @@ def main() -> int:
             traceback.print_exc()
             print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)  # noqa: T201
             failed += 1
-            field = Field()
+            field = Field(arguments.technique)
         else:
             reasons[reason] = reasons.get(reason, 0) + 1
     print(f"{arguments.count} streams, {failed} failed; they ended by {reasons}")  # noqa: T201

@@ -185,7 +185,7 @@ class Machine:
     def load(self, image: bytes, append: str = "", modules: list[tuple[str, bytes]] | None = None) -> int:
         size = len(self.ram)
         regions = [(0, 0xA0000), *([(0x100000, size - 0x100000)] if size > 0x100000 else [])]
-        return Loader(self.ram, regions).load("image", image, append, modules or [])[0]
+        return Loader(self.ram, regions).load("image", image, append, modules or []).eip
 
     def refuses(self, image: bytes, modules: list[tuple[str, bytes]] | None = None) -> str:
         with pytest.raises(ImageError) as caught:

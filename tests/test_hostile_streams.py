@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from hypervisor.techniques import TECHNIQUES
+
 PROGRAM = Path(__file__).with_name("hostile_streams.py")
 WORKERS = 2
 ENOUGH = 900
@@ -64,18 +66,21 @@ def run_streams(tmp_path: Path, first: int, count: int, *options: str) -> None:
 
 
 @pytest.mark.smoke
-def test_streams_of_random_bytes_start(tmp_path):
-    run_streams(tmp_path, 0, 100)
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_streams_of_random_bytes_start(tmp_path, technique):
+    run_streams(tmp_path, 0, 100, "--technique", technique)
 
 
 @pytest.mark.slow
-def test_twenty_thousand_streams_of_random_bytes(tmp_path):
-    run_streams(tmp_path, 0, 20_000)
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_twenty_thousand_streams_of_random_bytes(tmp_path, technique):
+    run_streams(tmp_path, 0, 20_000, "--technique", technique)
 
 
 @pytest.mark.fuzz
-def test_streams_end_in_the_same_state_however_they_are_disturbed(tmp_path):
-    run_streams(tmp_path, 0, 600, "--disturbed", "--instructions", "500")
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_streams_end_in_the_same_state_however_they_are_disturbed(tmp_path, technique):
+    run_streams(tmp_path, 0, 600, "--disturbed", "--instructions", "500", "--technique", technique)
 
 
 @pytest.mark.fuzz
@@ -83,5 +88,8 @@ def test_fresh_streams_of_random_bytes(tmp_path):
     end = time.monotonic() + float(os.environ.get("HV_FUZZ_SECONDS", "60"))
     while time.monotonic() < end:
         first = random.SystemRandom().randrange(1 << 40)
-        run_streams(tmp_path, first, 1000)
-        run_streams(tmp_path, first, 200, "--disturbed", "--instructions", "500")
+        for technique in TECHNIQUES:
+            run_streams(tmp_path, first, 1000, "--technique", technique)
+            run_streams(
+                tmp_path, first, 200, "--disturbed", "--instructions", "500", "--technique", technique
+            )

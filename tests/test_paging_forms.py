@@ -12,6 +12,7 @@ import struct
 import pytest
 from guests_kit import DESCRIPTORS, GDT, HANDLERS, IDT, gate
 
+from hypervisor.boot.entry import Entry
 from hypervisor.machine import VirtualMachine
 from hypervisor.state.model import MachineConfig
 
@@ -125,7 +126,7 @@ class Program:
             ram[frame : frame + 4096] = bytes([n + 1]) * 4096
         vm.paging.about_to_write(0, MEMORY)
         v = vm.vcpu
-        vm.enter_kernel(CODE, 0)
+        vm.enter_kernel(Entry(CODE))
         v.gdt_base, v.gdt_limit = GDT, 8 * len(DESCRIPTORS) - 1
         v.idt_base, v.idt_limit = IDT, 8 * 15 - 1
         vm.cpu.set_general(4, STACK)

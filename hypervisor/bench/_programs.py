@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from hypervisor.boot.entry import Entry
 from hypervisor.machine import VirtualMachine
 from hypervisor.paging.forms import DEFAULT_FORM
 from hypervisor.state.model import MachineConfig
@@ -32,7 +33,7 @@ POWER_OFF = bytes.fromhex("31c0 e7f4")
 def machine(clock: str = "exact", paging: str = DEFAULT_FORM) -> VirtualMachine:
     """A machine at CODE in flat protected mode, with nothing there yet."""
     vm = VirtualMachine.create(MachineConfig(MEMORY, "trap", clock), paging=paging)
-    vm.enter_kernel(CODE, 0)
+    vm.enter_kernel(Entry(CODE))
     return vm
 
 

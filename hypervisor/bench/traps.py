@@ -31,6 +31,7 @@ from hypervisor.bench._programs import (
     place,
     system_calls,
 )
+from hypervisor.boot.entry import Entry
 from hypervisor.ext.cpu import Cpu
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.hardware.x86 import CS, SS
@@ -100,7 +101,7 @@ def guest_loop(code: bytes, count: int, clock: str) -> float:
     with machine(clock) as vm:
         place(vm, CODE, loop(code, 1000))
         vm.run()
-        vm.enter_kernel(CODE, 0)
+        vm.enter_kernel(Entry(CODE))
         place(vm, CODE, loop(code, count))
         vm.paging.forget_code()
         begin = thread_time()

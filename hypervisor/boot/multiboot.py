@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypervisor.boot import elf
+from hypervisor.boot.entry import Entry
 from hypervisor.errors import ImageError
+from hypervisor.hardware.x86 import EAX, EBX
 
 MAGIC = 0x1BADB002
 BOOTED = 0x2BADB002
@@ -116,8 +118,8 @@ class Loader:
         self.top = 0
         """End of what was loaded so far."""
 
-    def load(self, name: str, image: bytes, append: str, modules: list[tuple[str, bytes]]) -> tuple[int, int]:
-        """Load everything; returns (entry point, address of the boot information).
+    def load(self, name: str, image: bytes, append: str, modules: list[tuple[str, bytes]]) -> Entry:
+        """Load everything; returns the machine state that the specification promises (section 3.2).
 
         ``name`` and ``append`` make the kernel's command line; each module is its own command line, which
         begins with its name, and its bytes. Raises ImageError.
@@ -138,7 +140,7 @@ class Loader:
         words = [_text(name, f"{name} {append}" if append else name), LOADER_NAME + b"\0"]
         words += [_text("module", text) for text, _ in modules]
         self._describe(words, modules)
-        return executable.entry, INFO
+        return Entry(executable.entry, {EAX: BOOTED, EBX: INFO})
 
     def place(self, name: str, address: int, data: bytes, size: int) -> None:
         """``data`` and then zeros, ``size`` bytes in all, at a guest-physical address."""

@@ -21,6 +21,7 @@ from hypervisor.repl import machines
 from hypervisor.repl.kinds import count, size
 from hypervisor.repl.prompt import Ending, Prompt
 from hypervisor.repl.session import Session, describe, status_of
+from hypervisor.techniques import TECHNIQUES
 
 if TYPE_CHECKING:
     from hypervisor.machine import VirtualMachine
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 
 DEFAULT_MEMORY = 32 << 20
+LINUX_MEMORY = 128 << 20
+LINUX = "linux"
+"""Stands for the image where --kernel names it."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -87,6 +91,10 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError(f"run: {' and '.join(sources)} exclude each other: each brings a guest")
     if options.image is None and (options.append or options.module):
         raise UsageError("run: --append and --module go with an IMAGE: a guest that has booted keeps its own")
+    if (options.image == LINUX) != (options.kernel is not None):
+        raise UsageError(f"run: {LINUX} and --kernel FILE go together")
+    if options.initrd is not None and options.kernel is None:
+        raise UsageError(f"run: --initrd goes with {LINUX}")
 
 
 def module(text: str) -> tuple[Path, str]:
@@ -122,15 +130,18 @@ def _machine(
             path=options.report,
         )
         return vm, None
+    is_linux = options.kernel is not None
+    memory = LINUX_MEMORY if is_linux else DEFAULT_MEMORY
     vm = VirtualMachine.boot(
-        images.find(options.image),
-        memory=DEFAULT_MEMORY if options.memory is None else options.memory,
-        technique=options.technique or "trap",
+        options.kernel if is_linux else images.find(options.image),
+        memory=memory if options.memory is None else options.memory,
+        technique=options.technique or ("guest" if is_linux else "trap"),
         clock=options.clock,
         append=options.append,
         modules=options.module,
         disks=options.disk,
         paging=options.paging,
+        initrd=options.initrd,
     )
     return vm, None
 
@@ -142,20 +153,21 @@ COMMAND = Command(
     options=(
         Option(
             ("image",),
-            "a multiboot ELF file, or the name of a shipped guest (`hv info` lists them)",
+            "a multiboot ELF file, or the name of a shipped guest (`hv info` lists them), or `linux`, which stands "
+            "for --kernel",
             metavar="IMAGE",
         ),
         Option(
             ("--memory", "-m"),
-            "guest RAM in bytes; k, m and g are powers of 1024 (default: 32m). With --incoming: the most that "
+            "guest RAM in bytes; k, m and g are powers of 1024 (default: 32m, for Linux 128m). With --incoming: the most that "
             "a guest may have who comes",
             size,
             metavar="SIZE",
         ),
         Option(
             ("--technique",),
-            "how the guest's kernel is kept from the real machine (default: trap, or as it came)",
-            choices=("trap",),
+            "how the guest's kernel is kept from the real machine (default: trap, for Linux guest; or as it came)",
+            choices=tuple(TECHNIQUES),
         ),
         Option(
             ("--paging",),
@@ -170,6 +182,10 @@ COMMAND = Command(
             choices=("exact", "wall"),
         ),
         Option(("--append",), "the kernel's command line", default="", metavar="TEXT"),
+        Option(
+            ("--kernel",), "with `linux`: a bzImage for i386 (`make linux` gets one)", Path, metavar="FILE"
+        ),
+        Option(("--initrd",), "with `linux`: its initial RAM disk", Path, metavar="FILE"),
         Option(
             ("--module",),
             "a multiboot module, with its command line; may be repeated",

@@ -44,6 +44,8 @@ cdef struct Core:
     uint32_t fpu_selector
     uint32_t noted_pc
     int holding
+    int window
+    uint32_t *interrupt_request
     uint64_t runs
     void *thread
     Block *table
@@ -76,7 +78,8 @@ cdef class Cpu:
     cdef refuse(self, str what)
     cdef locate_registers(self)
     cdef list writable_ranges(self)
-    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t reads, uint32_t writes)
+    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t controls, uint32_t debugs)
+    cdef locate_interrupt_request(self, uint64_t intercepts)
     cdef map_side(self)
     cdef check_layout(self)
     cdef void set_table(self, int at, uint32_t selector, uint64_t base, uint32_t limit, uint32_t flags)
@@ -107,7 +110,8 @@ cdef class Cpu:
     cpdef uint32_t fault_address(self)
     cpdef bint trap_flag(self)
     cpdef bint shadowed(self)
-    cpdef void clear_shadowed(self) noexcept
+    cpdef void set_shadowed(self, bint on) noexcept
+    cpdef void set_window(self, bint wanted) noexcept
     cpdef uint32_t selector(self, uint32_t index)
     cpdef uint32_t segment_base(self, uint32_t index)
     cpdef uint32_t segment_limit(self, uint32_t index)

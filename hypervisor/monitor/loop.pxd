@@ -20,6 +20,7 @@ cdef class Monitor:
     cdef public bint stop_wanted
     cdef public long long deadline
     cdef public bint pending
+    cdef public bint windowed
     cdef public long long near
     cdef public long long begun
     cdef public bint finishing

@@ -33,13 +33,13 @@ from hypervisor.hardware.faults import (
     GuestStopped,
     TripleFault,
 )
-from hypervisor.hardware.x86 import ESP, MASK_32, SS, TF
+from hypervisor.hardware.x86 import ESP, IF, MASK_32, SS, TF
 from hypervisor.monitor import events, unrestartable
 from hypervisor.monitor.clock import VirtualClock
 from hypervisor.monitor.decode import IMMEDIATE, Decoder, Instruction, Operand, operand_address
 from hypervisor.monitor.privileged import EMULATED
 from hypervisor.monitor.sites import Sites
-from hypervisor.monitor.vcpu import NEVER, VirtualCpu
+from hypervisor.monitor.vcpu import VirtualCpu
 from hypervisor.paging.physical import NOWHERE
 from hypervisor.techniques.base import Technique
 
@@ -57,6 +57,7 @@ VMEXIT = EXIT_BASE
 VMEXIT_EXCEPTION = VMEXIT + 0x40
 VMEXIT_DB = VMEXIT_EXCEPTION + DEBUG
 VMEXIT_PF = VMEXIT_EXCEPTION + 14
+VMEXIT_VINTR = VMEXIT + 0x64
 VMEXIT_ICEBP = VMEXIT + 0x88
 STEPPED = 0x7010
 """The one instruction that was to run has run."""
@@ -74,12 +75,24 @@ EXIT_NAMES = {
     EXIT_SCAN: "scan",
     EXIT_UNLEARNED: "unlearned block",
     STEPPED: "step",
+    **{VMEXIT + n: f"read of CR{n}" for n in range(9)},
+    **{VMEXIT + 0x10 + n: f"write to CR{n}" for n in range(9)},
+    **{VMEXIT + 0x20 + n: f"read of DR{n}" for n in range(8)},
+    **{VMEXIT + 0x30 + n: f"write to DR{n}" for n in range(8)},
+    VMEXIT_VINTR: "interrupt window",
+    **{
+        VMEXIT + 0x66 + n: name
+        for n, name in enumerate(("SIDT", "SGDT", "SLDT", "STR", "LIDT", "LGDT", "LLDT", "LTR"))
+    },
     VMEXIT + 0x6E: "RDTSC",
     VMEXIT + 0x6F: "RDPMC",
     VMEXIT + 0x72: "CPUID",
     VMEXIT + 0x74: "IRET",
     VMEXIT + 0x75: "INT n",
     VMEXIT + 0x78: "HLT",
+    VMEXIT + 0x79: "INVLPG",
+    VMEXIT + 0x7C: "MSR access",
+    VMEXIT + 0x89: "WBINVD",
     VMEXIT_ICEBP: "ICEBP",
     **{
         VMEXIT_EXCEPTION + vector: name
@@ -141,6 +154,8 @@ class Monitor:
         """Virtual time of the next device event."""
         self.pending = False
         """Does a device want to interrupt the guest?"""
+        self.windowed = not technique.virtual_flags & IF
+        """Does the guest change IF by itself? Then the CPU has to tell when interrupts may come in."""
         self.near = 0
         """Until this count the guest is stepped: a fence lies in the middle of a block."""
         self.begun = -1
@@ -155,6 +170,7 @@ class Monitor:
             EXIT_SITE: self.on_site,
             EXIT_ERROR: self.on_error,
             STEPPED: self.nothing,
+            VMEXIT_VINTR: self.nothing,
             VMEXIT_PF: self.on_page_fault,
             VMEXIT_DB: self.on_debug,
             VMEXIT_EXCEPTION + 10: self.emulate,
@@ -206,6 +222,8 @@ class Monitor:
                     self.idle()
                     continue
                 self.v.fence = fence
+                if self.windowed:
+                    cpu.set_window(self.pending and not self.v.interrupts_on())
                 code = self.enter(fence)
                 if usual and code == GENERAL_PROTECTION_EXIT:
                     self.emulate()
@@ -266,7 +284,6 @@ class Monitor:
             cpu.set_eflags(after & ~TF | flags & TF)
             return code
         cpu.set_retired(before + 1)
-        v.shadow_at = NEVER
         if opcode == 0x9C and not flags & TF:
             # PUSHF has stored our trap flag: bit 8 of the image on top of the stack.
             at = v.linear(SS, (cpu.general(ESP) & v.stack_mask) + 1)
@@ -397,7 +414,7 @@ class Monitor:
         """
         self.v.debug[6] |= 1 << 14
         events.raise_fault(self.v, GuestFault(DEBUG))
-        self.cpu.clear_shadowed()
+        self.cpu.set_shadowed(False)
 
     def reflect(self) -> None:
         """An exception that is the guest's own business."""
@@ -437,6 +454,8 @@ class Monitor:
     def retire(self, trapping: bool) -> None:
         """An emulated instruction is complete. ``trapping``: was the guest's trap flag set when it began?"""
         self.count()
+        self.cpu.set_shadowed(self.v.holding)
+        self.v.holding = False
         if trapping:
             self.on_debug()
 
@@ -453,4 +472,4 @@ class Monitor:
         """An emulated instruction takes its time; so does the delivery of an event."""
         cpu = self.cpu
         cpu.set_retired(cpu.get_retired() + 1)
-        cpu.clear_shadowed()
+        cpu.set_shadowed(False)

@@ -21,7 +21,7 @@ SIZES = {"b": 1, "w": 2, "d": 4}
 
 def check_permission(v: VirtualCpu, port: int, size: int) -> None:
     """Raise #GP(0) unless the guest may access ``size`` ports from ``port`` on."""
-    if v.cpl <= v.flags >> 12 & 3 and not v.in_virtual_8086():
+    if v.cpl <= v.get_iopl() and not v.in_virtual_8086():
         return
     tss = v.tr
     if not tss.high or not tss.high >> 8 & 8 or tss.limit < BITMAP_BASE + 1:

@@ -32,7 +32,7 @@ from hypervisor.hardware.x86 import (
     OF,
     VM,
 )
-from hypervisor.monitor import events, ports, segments, transfer
+from hypervisor.monitor import events, ports, segments, sensitive, transfer
 from hypervisor.monitor.cpuid import cpuid
 from hypervisor.monitor.decode import (
     CONTROL_REGISTER,
@@ -43,10 +43,8 @@ from hypervisor.monitor.decode import (
     Handler,
     Instruction,
     Operand,
-    is_memory,
     load_operand,
     operand_address,
-    store_general,
 )
 from hypervisor.monitor.stack import Stack
 from hypervisor.monitor.vcpu import VirtualCpu
@@ -78,9 +76,9 @@ def cli(v: VirtualCpu, i: Instruction) -> None:
 def sti(v: VirtualCpu, i: Instruction) -> None:
     if not v.may_change_interrupts():
         raise GuestFault(GENERAL_PROTECTION)
-    if not v.interrupts_on():
-        v.set_interrupts(True)
-        v.hold_interrupts()
+    # Also if IF was set: the emulated CPU's own STI makes no difference, and all techniques must agree.
+    v.set_interrupts(True)
+    v.holding = not v.shadowed()
 
 
 def hlt(v: VirtualCpu, i: Instruction) -> None:
@@ -129,6 +127,8 @@ def mov(v: VirtualCpu, i: Instruction) -> None:
         v.cpu.set_general(target.number, read_control(v, source.number))
     elif source.kind == DEBUG_REGISTER:
         v.cpu.set_general(target.number, read_debug(v, source.number))
+    elif source.kind == SEGMENT_REGISTER:
+        sensitive.mov_from_segment(v, i)
     else:
         raise GuestFault(GENERAL_PROTECTION)
 
@@ -346,13 +346,12 @@ def pop(v: VirtualCpu, i: Instruction) -> None:
     segments.pop_segment(v, i)
 
 
-def store_status(v: VirtualCpu, i: Instruction) -> None:
-    """SMSW, where a technique intercepts it."""
-    target = i.operands[0]
-    if is_memory(target):
-        v.store(operand_address(v, i, target), 2, v.cr0, v.user)
-    else:
-        store_general(v, target.number, i.operand_size, v.cr0)
+def push(v: VirtualCpu, i: Instruction) -> None:
+    """PUSH CS and PUSH SS, where a technique makes them exit."""
+    target: Operand = i.operands[0]
+    if target.kind != SEGMENT_REGISTER:
+        raise GuestFault(GENERAL_PROTECTION)
+    sensitive.push_segment(v, i)
 
 
 EMULATED: dict[str, Handler] = {
@@ -372,7 +371,16 @@ EMULATED: dict[str, Handler] = {
     "lss": segments.load_far_pointer,
     "clts": clts,
     "lmsw": lmsw,
-    "smsw": store_status,
+    "smsw": sensitive.smsw,
+    "sgdt": sensitive.sgdt,
+    "sidt": sensitive.sidt,
+    "sldt": sensitive.sldt,
+    "str": sensitive.store_task_register,
+    "lar": sensitive.lar,
+    "lsl": sensitive.lsl,
+    "verr": sensitive.verr,
+    "verw": sensitive.verw,
+    "push": push,
     "lgdt": lgdt,
     "lidt": lidt,
     "lldt": lldt,

@@ -107,7 +107,7 @@ def mov_to_segment(v: VirtualCpu, i: Instruction) -> None:
     selector = load_operand(v, i, i.operands[1], 2)
     load_any(v, index, selector)
     if index == SS:
-        v.hold_interrupts()
+        v.holding = True
 
 
 def pop_segment(v: VirtualCpu, i: Instruction) -> None:
@@ -120,7 +120,7 @@ def pop_segment(v: VirtualCpu, i: Instruction) -> None:
     load_any(v, index, selector)
     v.cpu.set_general(ESP, top & ~mask | (top + i.operand_size) & mask)
     if index == SS:
-        v.hold_interrupts()
+        v.holding = True
 
 
 def load_far_pointer(v: VirtualCpu, i: Instruction) -> None:

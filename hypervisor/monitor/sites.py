@@ -17,14 +17,14 @@ from hypervisor.hardware.x86 import CS, D_BIG
 from hypervisor.monitor import unrestartable
 from hypervisor.monitor.decode import LONGEST, PREFIXES
 from hypervisor.monitor.vcpu import VirtualCpu
-from hypervisor.techniques.base import Technique
+from hypervisor.techniques.base import ANY_FORM, REGISTER_FORMS, Technique
 
 REMEMBERED = 50_000
 """Of so many blocks it is remembered what they hold: the same code is loaded again and again."""
 
 
 class Opcodes:
-    """A set of opcodes, as ``Cpu.announce_opcodes`` wants them: first bytes, and bytes after 0F, with their forms."""
+    """A set of opcodes: first bytes, and bytes after 0F, with their forms (see techniques/base.py)."""
 
     def __init__(self, one_byte: Mapping[int, int], two_byte: Mapping[int, int]) -> None:
         self.one_byte = one_byte
@@ -39,7 +39,21 @@ class Opcodes:
         if not code:
             return False
         wanted = forms.get(code[0], 0)
-        return wanted == ANY or (len(code) > 1 and code[1] < 0xC0 and wanted >> (code[1] >> 3 & 7) & 1 != 0)
+        if wanted & ANY_FORM:
+            return True
+        if len(code) == 1:
+            return False
+        kind = REGISTER_FORMS if code[1] >= 0xC0 else 0
+        return wanted >> (code[1] >> 3 & 7) + kind & 1 != 0
+
+    @staticmethod
+    def announced(*sets: Mapping[int, int]) -> dict[int, int]:
+        """What to announce for these forms: the CPU tells memory forms apart only."""
+        return {
+            opcode: ANY if forms >= 1 << REGISTER_FORMS else forms
+            for opcodes in sets
+            for opcode, forms in opcodes.items()
+        }
 
 
 class Sites:
@@ -50,14 +64,15 @@ class Sites:
         self.names = technique.site_names | unrestartable.EMULATED.keys()
         """Names of the watched instructions."""
         self.watched = Opcodes(
-            dict.fromkeys(technique.one_byte_sites, ANY) | unrestartable.WATCHED,
-            dict.fromkeys(technique.two_byte_sites, ANY) | unrestartable.WATCHED_AFTER_0F,
+            {**technique.one_byte_sites, **unrestartable.WATCHED},
+            {**technique.two_byte_sites, **unrestartable.WATCHED_AFTER_0F},
         )
         self.noted = Opcodes(unrestartable.NOTED, unrestartable.NOTED_AFTER_0F)
         self.known: dict[tuple[bool, bytes], tuple[tuple[int, bool], ...]] = {}
         """Code, and whether it is 32-bit code -> where in it such instructions begin, and whether they are watched."""
         v.cpu.announce_opcodes(
-            {**self.watched.one_byte, **self.noted.one_byte}, {**self.watched.two_byte, **self.noted.two_byte}
+            Opcodes.announced(self.watched.one_byte, self.noted.one_byte),
+            Opcodes.announced(self.watched.two_byte, self.noted.two_byte),
         )
 
     def code_at(self, gva: int, size: int) -> bytes:

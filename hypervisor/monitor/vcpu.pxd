@@ -21,7 +21,9 @@ cdef class VirtualCpu:
     cdef public bytes rings
     cdef public uint32_t cpl
     cdef public uint32_t flags
-    cdef public long long shadow_at
+    cdef public uint32_t native
+    cdef public uint32_t forced
+    cdef public bint holding
     cdef public long long fence
     cdef public bint halted
     cdef public uint32_t cr0
@@ -74,5 +76,5 @@ cpdef uint32_t descriptor_limit(uint32_t low, uint32_t high) except? 0xdeadbeef
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
 cdef uint32_t AC, CR0_BITS, CR0_ET, CS, DF, D_ACCESSED, D_AVL, D_BIG, D_GRANULAR, D_SEGMENT
 cdef uint32_t ESP, ID, IOPL, NT, SS, TF, VM
-cdef uint32_t NATIVE, VIRTUAL, REAL_IF
+cdef uint32_t KNOWN_FLAGS
 cdef long long MASK_32

@@ -37,16 +37,11 @@ from hypervisor.hardware.x86 import (
 )
 from hypervisor.paging.physical import NOWHERE
 from hypervisor.paging.shadow import ShadowPaging
+from hypervisor.techniques.base import Technique
 
-NATIVE = 0x8D5 | DF | TF | NT | VM | AC | ID
-"""EFLAGS bits that the emulated CPU itself keeps for the guest."""
-VIRTUAL = IF | IOPL
-"""EFLAGS bits that the monitor keeps: a kernel without privilege cannot change the real ones. (VIF and VIP
-belong to the virtual-mode extensions, which this processor does not have: they are always clear.)"""
-REAL_IF = IF | 2
-"""What the real EFLAGS always holds: interrupts on, IOPL 0."""
-
-NEVER = -1
+KNOWN_FLAGS = 0x8D5 | DF | TF | IF | IOPL | NT | VM | AC | ID
+"""All bits of EFLAGS that mean something, but RF. (VIF and VIP belong to the virtual-mode extensions, which this
+processor does not have: they are always clear.)"""
 
 
 def words(descriptor: int) -> tuple[int, int]:
@@ -95,18 +90,22 @@ class VirtualCpu:
     now: Callable[[], int]
 
     def __init__(
-        self, cpu: Cpu, memory: PhysicalMemory, paging: ShadowPaging, real_ring: Callable[[int], int]
+        self, cpu: Cpu, memory: PhysicalMemory, paging: ShadowPaging, technique: type[Technique]
     ) -> None:
         self.cpu = cpu
         self.memory = memory
         self.paging = paging
-        self.rings = bytes(real_ring(cpl) for cpl in range(4))
+        self.rings = bytes(technique.real_ring(cpl) for cpl in range(4))
         cpu.hide_ring(self.rings[0])
+        self.native = KNOWN_FLAGS & ~technique.virtual_flags
+        """EFLAGS bits that the emulated CPU itself keeps for the guest."""
+        self.forced = technique.forced_flags | 2
+        """EFLAGS bits that are always set in the real register."""
         self.cpl = 0
         self.flags = 0
-        """The VIRTUAL bits of EFLAGS."""
-        self.shadow_at = NEVER
-        """Count of retired instructions at which interrupts wait for one more (after STI, MOV SS)."""
+        """The other bits of EFLAGS."""
+        self.holding = False
+        """The instruction that is being emulated holds interrupts back for one more (STI, MOV SS)."""
         self.fence = 0
         """Count of retired instructions that must not be passed without a look around (see ``Monitor.run``)."""
         self.halted = False
@@ -126,33 +125,30 @@ class VirtualCpu:
     # ---------------------------------------------------------------- flags
 
     def get_eflags(self) -> int:
-        return self.cpu.get_eflags() & NATIVE | self.flags | 2
+        return self.cpu.get_eflags() & self.native | self.flags | 2
 
     def set_eflags(self, value: int) -> None:
-        self.flags = value & VIRTUAL
-        self.cpu.set_eflags(value & NATIVE | REAL_IF)
+        self.flags = value & ~self.native & KNOWN_FLAGS
+        self.cpu.set_eflags(value & self.native | self.forced)
 
     eflags = property(get_eflags, set_eflags, doc="EFLAGS as the guest believes them to be.")
 
     def get_iopl(self) -> int:
-        return self.flags >> 12 & 3
+        return self.get_eflags() >> 12 & 3
 
     iopl = property(get_iopl)
 
     def interrupts_on(self) -> bool:
         """Is IF set?"""
-        return self.flags & 0x200 != 0
+        return self.get_eflags() & 0x200 != 0
 
     def may_change_interrupts(self) -> bool:
         """Is the guest privileged enough for CLI and STI (CPL <= IOPL)?"""
-        return self.cpl <= (self.flags >> 12 & 3)
+        return self.cpl <= (self.get_eflags() >> 12 & 3)
 
     def set_interrupts(self, on: bool) -> None:
         # IF as a number: its name would be a Python object where this is compiled.
-        if on:
-            self.flags |= 0x200
-        else:
-            self.flags &= ~0x200
+        self.set_eflags(self.get_eflags() & ~0x200 | (0x200 if on else 0))
 
     def in_virtual_8086(self) -> bool:
         return self.cpu.get_eflags() & VM != 0
@@ -161,11 +157,7 @@ class VirtualCpu:
 
     def shadowed(self) -> bool:
         """Are interrupts held back until one more instruction has run?"""
-        return self.shadow_at == self.cpu.get_retired() or self.cpu.shadowed()
-
-    def hold_interrupts(self) -> None:
-        """The instruction that is being emulated holds interrupts back for one more after itself."""
-        self.shadow_at = self.cpu.get_retired() + 1
+        return self.cpu.shadowed()
 
     # ---------------------------------------------------------------- control registers
 

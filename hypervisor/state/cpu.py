@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hypervisor.errors import StateError
 from hypervisor.hardware.x86 import CR0_PE, CR0_PG, NT, RF, TF, VM
-from hypervisor.monitor.vcpu import NEVER, Hidden, VirtualCpu
+from hypervisor.monitor.vcpu import Hidden, VirtualCpu
 from hypervisor.state.model import CpuState, DescriptorTable, Segment
 
 UNUSABLE = 1 << 16
@@ -85,8 +85,7 @@ def restore_cpu(v: VirtualCpu, state: CpuState) -> None:
     v.debug = list(state.debug)
     v.msrs = dict(state.msrs)
     v.halted = state.halted
-    v.cpu.clear_shadowed()
-    v.shadow_at = v.cpu.get_retired() if state.interrupt_shadow else NEVER
+    v.cpu.set_shadowed(state.interrupt_shadow)
     v.cpu.load_fpu(state.fpu)
     v.set_control(state.cr0, state.cr3, state.cr4)
 

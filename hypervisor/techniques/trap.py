@@ -20,7 +20,10 @@ omits those checks, so they are watched where they occur in the code.
 
 from __future__ import annotations
 
-from hypervisor.techniques.base import Technique, register
+from collections.abc import Mapping
+from typing import ClassVar
+
+from hypervisor.techniques.base import ANY_FORM, Technique, register
 
 RDTSC, RDPMC, CPUID, RSM, IRET, INVD, HLT, INVLPGA = (1 << bit for bit in (14, 15, 18, 19, 20, 22, 24, 26))
 SHUTDOWN, TASK_SWITCH = 1 << 31, 1 << 29
@@ -36,8 +39,10 @@ class Trap(Technique):
     intercepts = (RDTSC | RDPMC | CPUID | RSM | IRET | INVD | HLT | INVLPGA | SHUTDOWN | TASK_SWITCH) | (
         SVM_INSTRUCTIONS | RDTSCP | ICEBP | WBINVD | MONITOR | MWAIT
     )
-    one_byte_sites = frozenset((0x6C, 0x6D, 0x6E, 0x6F, 0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF))
-    two_byte_sites = frozenset((0x05, 0x07, 0x34, 0x35))
+    one_byte_sites: ClassVar[Mapping[int, int]] = dict.fromkeys(
+        (0x6C, 0x6D, 0x6E, 0x6F, 0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF), ANY_FORM
+    )
+    two_byte_sites: ClassVar[Mapping[int, int]] = dict.fromkeys((0x05, 0x07, 0x34, 0x35), ANY_FORM)
     site_names = frozenset(
         ("in", "out", "insb", "insw", "insd", "outsb", "outsw", "outsd")
         + ("syscall", "sysret", "sysretl", "sysenter", "sysexit", "sysexitl")

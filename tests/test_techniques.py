@@ -1,0 +1,109 @@
+"""A guest cannot tell under which technique it runs, nor that it was moved from one to another."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+import threading
+
+import msgspec
+import pytest
+from tern_guest import build
+
+from hypervisor.machine import VirtualMachine
+from hypervisor.migration import Listener, send
+from hypervisor.paging.forms import FORMS
+from hypervisor.repl import machines
+from hypervisor.techniques import TECHNIQUES
+
+MEMORY = 8 << 20
+SESSION = b"selftest\necho $?\npoweroff\n"
+STEP = 3_000_000
+WAYS = list(itertools.product(TECHNIQUES, FORMS))
+HOPS = 30
+
+
+def boot(technique: str, paging: str) -> VirtualMachine:
+    vm = VirtualMachine.boot(build(), memory=MEMORY, append="quiet", technique=technique, paging=paging)
+    vm.console.send(SESSION)
+    return vm
+
+
+@functools.cache
+def reference() -> tuple[dict[int, str], bytes]:
+    """Digests of tern's selftest under ``trap`` at counts and at its end; and what it printed."""
+    digests = {}
+    with boot("trap", "lazy") as vm:
+        while vm.run(until=vm.instructions + STEP).reason != "exit":
+            digests[vm.instructions] = vm.digest()
+        digests[vm.instructions] = vm.digest()
+        return digests, bytes(vm.console.output)
+
+
+def test_the_selftest_of_the_reference_passes() -> None:
+    digests, console = reference()
+    assert b"ALL TESTS PASSED" in console
+    assert len(set(digests.values())) == len(digests) > 20
+
+
+@pytest.mark.parametrize(("technique", "paging"), WAYS)
+def test_every_technique_reaches_the_same_states(technique: str, paging: str) -> None:
+    digests, console = reference()
+    with boot(technique, paging) as vm:
+        for count, expected in digests.items():
+            vm.run(until=count)
+            assert vm.digest() == expected, f"after {count} instructions"
+        assert vm.console.output == console
+
+
+def hop(vm: VirtualMachine, technique: str, paging: str) -> VirtualMachine:
+    """Move a guest through a socket into a machine of this process that runs it in another way."""
+    arrived: list[VirtualMachine] = []
+
+    def receive() -> None:
+        arrived.append(
+            listener.receive(
+                lambda config: VirtualMachine.create(machines.under(config, technique), paging=paging)
+            )
+        )
+
+    with Listener("tcp:127.0.0.1:0") as listener:
+        receiver = threading.Thread(target=receive)
+        receiver.start()
+        send(vm, listener.address)
+        receiver.join()
+    vm.close()
+    return arrived[0]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_guest_that_moves_around_all_techniques_ends_like_one_that_stayed(seed: int) -> None:
+    digests, console = reference()
+    dice = random.Random(seed)
+    last = max(digests)
+    told = b""
+    vm = boot("trap", "traced")
+    for moment in sorted(dice.sample(range(last), HOPS)):
+        vm.run(until=moment)
+        told += vm.console.output
+        technique, paging = dice.choice(WAYS)
+        vm = hop(vm, technique, paging)
+        assert vm.config.technique == technique
+    with vm:
+        assert vm.run(until=last).reason == "exit"
+        assert vm.digest() == digests[last]
+        assert told + vm.console.output == console
+        assert vm.epoch == HOPS
+
+
+def test_a_saved_guest_says_nothing_of_its_technique_but_the_name() -> None:
+    """Derived state does not travel: apart from that name, the states are equal in every field."""
+    states = []
+    for technique in TECHNIQUES:
+        with boot(technique, "traced") as vm:
+            vm.run(until=2_000_000)
+            state = vm.capture()
+            config = msgspec.structs.replace(state.config, technique="")
+            states.append(msgspec.structs.replace(state, config=config, identity="0" * 32))
+    assert all(state == states[0] for state in states)
