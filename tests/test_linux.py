@@ -1,0 +1,84 @@
+"""Debian's own Linux, unmodified, under ``guest`` and ``patch``. `make linux` fetches the images."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from hypervisor.machine import VirtualMachine
+from hypervisor.migration import Listener, send
+from hypervisor.repl import machines
+
+IMAGES = Path(__file__).parents[1] / "build" / "linux"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (IMAGES / "vmlinuz").is_file(), reason="build/linux is not there: `make linux`"),
+]
+COMMAND_LINE = "console=ttyS0 noapic nolapic nokaslr"
+PROMPT = "linux# "
+LONGEST_BOOT = 8_000_000_000
+"""Instructions; it takes a little over three thousand million."""
+
+
+def boot(technique: str) -> VirtualMachine:
+    vm = VirtualMachine.boot(
+        IMAGES / "vmlinuz",
+        initrd=IMAGES / "initrd",
+        memory=64 << 20,
+        technique=technique,
+        append=COMMAND_LINE,
+    )
+    stop = vm.run_until(PROMPT, instructions=LONGEST_BOOT)
+    assert stop.reason == "text", (stop, bytes(vm.console.output[-500:]))
+    return vm
+
+
+def hop(vm: VirtualMachine, technique: str) -> VirtualMachine:
+    """Move a guest through a socket into a machine of this process with another technique."""
+    arrived: list[VirtualMachine] = []
+
+    def receive() -> None:
+        arrived.append(
+            listener.receive(lambda config: VirtualMachine.create(machines.under(config, technique)))
+        )
+
+    with Listener("tcp:127.0.0.1:0") as listener:
+        receiver = threading.Thread(target=receive)
+        receiver.start()
+        send(vm, listener.address)
+        receiver.join()
+    vm.close()
+    return arrived[0]
+
+
+@pytest.mark.parametrize("technique", ["guest", "patch"])
+def test_it_boots_to_its_shell_and_answers(technique: str) -> None:
+    with boot(technique) as vm:
+        vm.console.send(b"echo answer $((6 * 7)); cat /proc/cmdline\n")
+        stop = vm.run_until(f"answer 42\r\n{COMMAND_LINE}\r\n", instructions=200_000_000)
+        assert stop.reason == "text", bytes(vm.console.output[-500:])
+
+
+def test_sums_are_right_while_it_moves_between_techniques() -> None:
+    """Ten hops under way; the console, put together from all machines, misses nothing."""
+    size = 4 << 20
+    expected = hashlib.md5(bytes(size)).hexdigest()
+    vm = boot("guest")
+    told = b""
+    vm.console.send(
+        b"for i in 1 2 3 4; do dd if=/dev/zero bs=4k count=1024 2>&- | md5sum; done; echo do''ne\n"
+    )
+    dice = random.Random(5)
+    for number in range(10):
+        vm.run(instructions=dice.randrange(1_000_000, 20_000_000))
+        told += vm.console.output
+        vm = hop(vm, ("patch", "guest")[number % 2])
+    with vm:
+        assert vm.run_until("done\r\n", instructions=2_000_000_000).reason == "text"
+        told += vm.console.output
+    after = told.split(b"do''ne", 1)[1]
+    assert after.split()[:9] == [expected.encode(), b"-"] * 4 + [b"done"]
