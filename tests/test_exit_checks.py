@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from hypervisor.boot.entry import Entry
 from hypervisor.machine import VirtualMachine
 from hypervisor.state.model import MachineConfig
 
@@ -17,7 +18,7 @@ MASK = 0x5A
 
 def kernel(code: bytes, clock: str = "exact") -> VirtualMachine:
     vm = VirtualMachine.create(MachineConfig(8 << 20, "trap", clock))
-    vm.enter_kernel(CODE, 0)
+    vm.enter_kernel(Entry(CODE))
     vm.ram[CODE : CODE + len(code)] = code
     return vm
 
