@@ -26,7 +26,7 @@ from hypervisor.monitor.decode import (
     operand_address,
     store_general,
 )
-from hypervisor.monitor.transfer import Stack
+from hypervisor.monitor.stack import Stack
 from hypervisor.monitor.vcpu import VirtualCpu, descriptor_limit, words
 
 SHOWN_BY_LAR = frozenset((1, 2, 3, 4, 5, 9, 11, 12))

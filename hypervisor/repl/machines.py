@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
+from hypervisor.boot.entry import Entry
 from hypervisor.errors import HostError, UsageError
 from hypervisor.migration.report import Report
 from hypervisor.paging.forms import DEFAULT_FORM
@@ -107,7 +108,7 @@ def warm_up() -> None:
     from hypervisor.machine import MINIMUM_MEMORY, VirtualMachine  # noqa: PLC0415
 
     with VirtualMachine.create(MachineConfig(MINIMUM_MEMORY)) as vm, tempfile.TemporaryFile() as file:
-        vm.enter_kernel(0, 0)
+        vm.enter_kernel(Entry(0))
         write_stream(vm.capture(), vm.ram, file.write, present=vm.present())
         file.seek(0)
         vm.restore(StreamReader(file.readinto).read_state())
