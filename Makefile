@@ -20,7 +20,7 @@ CODE   := setup.py $(wildcard ext/*.pyx ext/*.px[di] ext/*.h) \
 GUESTS := $(shell find guests -path guests/build -prune -o -type f -print 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-pure smoke bench lint format guests build linux fuzz soak clean help
+.PHONY: demo test test-pure smoke bench lint format guests build linux linux-images fuzz soak clean help
 .DELETE_ON_ERROR:
 
 demo: build guests  ## boot a guest, move it to a second monitor, prove that it did not notice
@@ -55,8 +55,10 @@ soak: build guests  ## long runs with many migrations
 build: $(BUILT)  ## compile what is compiled
 guests: $(IMAGES)  ## build the guest images
 
-linux: build  ## Debian's Linux for i386 and busybox, through apt, booted to its shell
-	@test -f build/linux/vmlinuz || $(PYTHON) tools/linux_images.py build/linux
+linux-images:  ## Debian's Linux for i386 and busybox, through apt: the tests of Linux need them
+	@test -f build/linux/initrd || $(PYTHON) tools/linux_images.py build/linux
+
+linux: build linux-images  ## Linux booted to its shell
 	@$(BIN)/hv run linux --kernel build/linux/vmlinuz --initrd build/linux/initrd \
 		--append 'console=ttyS0 noapic nolapic nokaslr' $(ARGS)
 

@@ -1,4 +1,4 @@
-"""Debian's own Linux, unmodified, under ``guest`` and ``patch``. `make linux` fetches the images."""
+"""Debian's own Linux, unmodified, under ``guest`` and ``patch``. `make linux-images` fetches the images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypervisor.repl import machines
 IMAGES = Path(__file__).parents[1] / "build" / "linux"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (IMAGES / "vmlinuz").is_file(), reason="build/linux is not there: `make linux`"),
+    pytest.mark.skipif(not (IMAGES / "vmlinuz").is_file(), reason="build/linux is not there: `make linux-images`"),
 ]
 COMMAND_LINE = "console=ttyS0 noapic nolapic nokaslr"
 PROMPT = "linux# "
