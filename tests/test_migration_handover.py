@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Self
 
 import msgspec
 import pytest
 from faulty_link import Fault, FaultyLink
+from killing import Killer, in_child, kill_points, killed
 from owned_machine import Ledger, OwnedMachine, source_machine
 from state_samples import sample_ram, sample_state
 
@@ -202,60 +201,6 @@ def test_an_altered_bit_anywhere_never_arrives() -> None:
 
 
 # ---------------------------------------------------------------------------------- processes killed
-
-
-class Killer:
-    """Kills its own process at the n-th step of a channel, before or after it."""
-
-    STEPS = ("send", "receive", "write", "readinto")
-
-    def __init__(self, step: int, when: str) -> None:
-        self._left = step
-        self._when = when
-        self._inside = False
-        for name in self.STEPS:
-            setattr(Channel, name, self._wrap(getattr(Channel, name)))
-
-    def _wrap(self, method: Callable) -> Callable:
-        def step(*args, **kwargs):
-            if self._inside:  # `send` is made of `write`
-                return method(*args, **kwargs)
-            self._left -= 1
-            if self._left == 0 and self._when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            self._inside = True
-            try:
-                return method(*args, **kwargs)
-            finally:
-                self._inside = False
-                if self._left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        return step
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Run ``work`` in a process of its own."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return child
-
-
-def killed(child: int) -> bool:
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
-
-
-def kill_points() -> Iterator[tuple[int, str]]:
-    step = 0
-    while True:
-        step += 1
-        yield step, "before"
-        yield step, "after"
 
 
 def test_a_destination_killed_at_any_step_leaves_one_owner() -> None:

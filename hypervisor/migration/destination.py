@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -72,6 +73,8 @@ class Listener:
         self._epochs: dict[str, int] = {}
         self._pagers: list[Pager] = []
         """Of guests that run here, and are missing pages."""
+        self._untidy = False
+        """Was a machine thrown away whose memory may still be held?"""
         self._receiving = threading.Lock()
         self._current: Channel | None = None
         self._closed = False
@@ -226,6 +229,11 @@ class Listener:
         Returns whether its pager has taken the channel.
         """
         recorder.begin()
+        if self._untidy:
+            # A machine is a knot of references, which only the collector unties; one peer after the other that
+            # fails must not fill our memory with what they left.
+            gc.collect()
+        self._untidy = True
         try:
             self._admit(hello)
         except MigrationError as error:
