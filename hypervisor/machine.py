@@ -25,6 +25,7 @@ from hypervisor.boot.multiboot import Loader, read_image
 from hypervisor.devices.disk import Disks
 from hypervisor.devices.image import DiskFile
 from hypervisor.devices.isa_pc import IsaPc
+from hypervisor.devices.outlet import Outlet
 from hypervisor.errors import (
     AddressError,
     FramesLostError,
@@ -139,6 +140,8 @@ class VirtualMachine(Inspection):
         )
         # What can fail for want of memory comes before, so that no image is left open.
         self.disks = Disks(disks)
+        self.outlet = Outlet(self.console.output, self.disks.list)
+        """What leaves the machine; it may be held for a while."""
         self.physical = PhysicalMap(config.memory)
         self.paging_form = paging
         self.paging = FORMS[paging](self.memory, self.cpu, self.physical)
@@ -313,7 +316,9 @@ class VirtualMachine(Inspection):
                 stop = self._run(limit)
             if stop.reason in ("exit", "reset"):
                 self.ended = stop
-            return stop
+        if self.ended is not None:
+            self.outlet.await_end(stop)
+        return stop
 
     def _run(self, limit: int) -> Stop:
         while True:
@@ -447,7 +452,7 @@ class VirtualMachine(Inspection):
             data = self._repetition.new(data)
         if self.journal is not None:
             self.journal.told += len(data)
-        self.console.output += data
+        self.outlet.say(data)
 
     def _exit(self, status: int) -> None:
         self.monitor.stop = Stop("exit", str(status), status)
@@ -505,16 +510,23 @@ class VirtualMachine(Inspection):
         self.paging.forget_code()
         restore_cpu(self.vcpu, state.cpu)
 
-    def _check_fit(self, state: MachineState) -> None:
-        """Could this machine become that one?"""
-        if self.running:
-            raise UsageError("a machine must be stopped to be restored")
+    def check(self, state: MachineState) -> None:
+        """Raise StateError unless this machine could become that one, wherever what its disks hold now is not the
+        reason.
+        """
         for field in ("memory", "clock", "devices"):
             theirs, ours = getattr(state.config, field), getattr(self.config, field)
             if theirs != ours:
                 raise StateError(f"config.{field}: the state has {theirs!r}, this machine {ours!r}")
         check_cpu(state.cpu)
+        self.devices.check(state.devices)
         self.disks.check_config(state.config.disks)
+
+    def _check_fit(self, state: MachineState) -> None:
+        """Could this machine become that one, here and now?"""
+        if self.running:
+            raise UsageError("a machine must be stopped to be restored")
+        self.check(state)
         # What a disk holds is sure only while nobody else may write to it.
         self.disks.hold()
         self.disks.check(state.disks)

@@ -7,7 +7,7 @@ The fences mean:
     console   a terminal: "$ COMMAND" lines are given to sh, what follows each is its output, stdout and
               stderr as they come. If the command is `hv run ... --prompt`, lines "(hv) COMMAND" are typed
               to it, also those of the page's next console blocks up to the next "$". "console B" is a
-              second terminal. What waits there for a guest (--incoming) is left running beside the rest.
+              second terminal. What waits there for a guest (--incoming, --backup) is left running beside the rest.
     text      not run
 
 In expected output `...` stands for anything in a line, and a line `...` for any lines. Port 4444 stands for
@@ -37,6 +37,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PORT = "4444"
 FENCE = re.compile(r"^```(.*)$")
+WAITS = re.compile("--incoming|--backup")
 KINDS = {"python", "output", "console", "text"}
 PATIENCE = 60
 """Seconds that one command may take: a hang is to be reported as one."""
@@ -203,7 +204,7 @@ class Runner:
         return len(page)
 
     def _command(self, where: str, command: Command) -> None:
-        if "--incoming" in command.text:
+        if WAITS.search(command.text):
             self._wait_beside(command)
             return
         process = self._start(["sh", "-c", command.text], stderr=subprocess.STDOUT)

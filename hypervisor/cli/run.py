@@ -6,20 +6,23 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 from hypervisor import images
 from hypervisor.cli.command import Command, Option
-from hypervisor.cli.terminal import Departure, attach
+from hypervisor.cli.terminal import Departure, attach, write_all
 from hypervisor.devices.image import parse_disk
 from hypervisor.errors import UsageError
 from hypervisor.migration.address import ADDRESSES, parse_address
 from hypervisor.migration.credentials import Credentials, read_token
 from hypervisor.migration.destination import Listener
+from hypervisor.migration.replication.backup import Backup
 from hypervisor.paging.forms import DEFAULT_FORM, FORMS
 from hypervisor.repl import machines
+from hypervisor.repl.commands.replication import replicate
 from hypervisor.repl.kinds import count, size
 from hypervisor.repl.prompt import Ending, Prompt
+from hypervisor.repl.protocol import Stop
 from hypervisor.repl.session import Session, describe, status_of
 from hypervisor.techniques import TECHNIQUES
 
@@ -40,18 +43,32 @@ def run(options: argparse.Namespace) -> int:
     token = None if options.token_file is None else read_token(options.token_file)
     credentials = Credentials(options.tls_dir, token, options.insecure)
     with contextlib.ExitStack() as held:
-        vm, checkpoints = _machine(options, credentials, held)
+        guest = _guest(options, credentials, held)
+        if guest is None:
+            return 0
+        vm = guest.vm
         session: Session[Any] = Session(vm)
-        session.checkpoints = checkpoints
+        session.checkpoints = guest.checkpoints
         held.callback(session.close)
+        if guest.ended is not None:
+            write_all(sys.stdout.fileno(), bytes(vm.console.output))
+            return status_of(guest.ended)
         interactive = sys.stdin.isatty() and sys.stdout.isatty()
         vm.pace = interactive if options.pace is None else options.pace
-        prompt = Prompt(session, interactive=interactive, credentials=credentials, report=options.report)
+        prompt = Prompt(
+            session,
+            interactive=interactive,
+            credentials=credentials,
+            report=options.report,
+            fence=options.fence,
+        )
         if options.until is not None:
             session.breakpoints.add(options.until)
         at_prompt: bool = options.prompt
         prompted = at_prompt
-        if not at_prompt:
+        if options.replicate is not None:
+            print(f"hv: {replicate(prompt, options.replicate, options.epochs)}", file=sys.stderr, flush=True)
+        if not at_prompt or guest.runs:
             session.start()
         while True:
             if at_prompt:
@@ -84,9 +101,9 @@ def tell_end(session: Session[Any]) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what does not go together, before anything is opened."""
-    sources = [name for name in ("image", "load", "incoming") if getattr(options, name) is not None]
+    sources = [name for name in ("image", "load", "incoming", "backup") if getattr(options, name) is not None]
     if not sources:
-        raise UsageError("run: an IMAGE, --load or --incoming is needed (see `hv run --help`)")
+        raise UsageError("run: an IMAGE, --load, --incoming or --backup is needed (see `hv run --help`)")
     if len(sources) > 1:
         raise UsageError(f"run: {' and '.join(sources)} exclude each other: each brings a guest")
     if options.image is None and (options.append or options.module):
@@ -103,10 +120,20 @@ def module(text: str) -> tuple[Path, str]:
     return Path(file), words
 
 
-def _machine(
-    options: argparse.Namespace, credentials: Credentials, held: contextlib.ExitStack
-) -> tuple[VirtualMachine, Checkpoints | None]:
-    """The guest that the options ask for, and what saves its changes since a file, if it comes from one.
+class Guest(NamedTuple):
+    """A guest, and what there is to know about where it comes from."""
+
+    vm: VirtualMachine
+    checkpoints: Checkpoints | None = None
+    """What saves its changes since the file that it comes from."""
+    runs: bool = False
+    """It was running: go on at once."""
+    ended: Stop | None = None
+    """It had ended already."""
+
+
+def _guest(options: argparse.Namespace, credentials: Credentials, held: contextlib.ExitStack) -> Guest | None:
+    """The guest that the options ask for; None if a backup was not needed.
 
     What must stay open as long as it runs goes to ``held``.
     """
@@ -114,7 +141,10 @@ def _machine(
 
     show = machines.stderr_if_terminal()
     if options.load is not None:
-        return machines.resume(options.load, options.technique, show, options.disk, options.paging)
+        vm, checkpoints = machines.resume(options.load, options.technique, show, options.disk, options.paging)
+        return Guest(vm, checkpoints)
+    if options.backup is not None:
+        return _backup(options, credentials, show)
     if options.incoming is not None:
         # Open as long as the guest runs: a source that lost the last message asks here how it ended.
         listener = held.enter_context(Listener(options.incoming, credentials=credentials))
@@ -129,7 +159,7 @@ def _machine(
             most=options.memory,
             path=options.report,
         )
-        return vm, None
+        return Guest(vm)
     is_linux = options.kernel is not None
     memory = LINUX_MEMORY if is_linux else DEFAULT_MEMORY
     vm = VirtualMachine.boot(
@@ -143,7 +173,20 @@ def _machine(
         paging=options.paging,
         initrd=options.initrd,
     )
-    return vm, None
+    return Guest(vm)
+
+
+def _backup(options: argparse.Namespace, credentials: Credentials, show: TextIO | None) -> Guest | None:
+    """Wait until the primary of a guest is lost, or needs no backup any more."""
+    with Backup(options.backup, fence=options.fence, credentials=credentials) as backup:
+        print(f"hv: waiting for a primary at {backup.address}", file=sys.stderr, flush=True)
+        outcome = machines.follow(
+            backup, options.technique, show, options.disk, options.paging, most=options.memory
+        )
+    print(f"hv: {outcome.what}: {outcome.reason}", file=sys.stderr, flush=True)
+    if outcome.vm is None:
+        return None
+    return Guest(cast("VirtualMachine", outcome.vm), runs=True, ended=outcome.ended)
 
 
 COMMAND = Command(
@@ -211,6 +254,33 @@ COMMAND = Command(
             metavar="ADDRESS",
         ),
         Option(
+            ("--backup",),
+            f"hold the backup of a guest that another monitor replicates here, at {ADDRESSES}; take over when that "
+            "monitor dies",
+            parse_address,
+            metavar="ADDRESS",
+        ),
+        Option(
+            ("--replicate",),
+            "keep a backup at a monitor that runs with --backup",
+            parse_address,
+            metavar="ADDRESS",
+        ),
+        Option(
+            ("--epochs",),
+            "with --replicate: so many times a second the backup gets what the guest has become",
+            count,
+            default=20,
+            metavar="COUNT",
+        ),
+        Option(
+            ("--fence",),
+            "for --backup, --replicate and the prompt's `replicate`: a file that both monitors see, one for each "
+            "guest; its lock decides who has the guest (default: in this user's directory on this host)",
+            Path,
+            metavar="FILE",
+        ),
+        Option(
             ("--tls-dir",),
             "for tls: addresses, and the prompt's `migrate`: certificates as `hv certificates` makes them",
             Path,
@@ -253,7 +323,12 @@ COMMAND = Command(
         "printf 'ps\\npoweroff\\n' | hv run tern --no-pace",
         "printf 'run 2m\\nregisters\\nexits\\nquit\\n' | hv run tern --prompt",
     ),
-    slow_examples=("hv run tern", "hv run --incoming tcp:127.0.0.1:4444"),
+    slow_examples=(
+        "hv run tern",
+        "hv run --incoming tcp:127.0.0.1:4444",
+        "hv run --backup tcp:127.0.0.1:4445",
+        "hv run tern --replicate tcp:127.0.0.1:4445 --epochs 40",
+    ),
     text=(
         "On a terminal every key goes to the guest, but for Ctrl-A x (leave), Ctrl-A c (the prompt),\n"
         "Ctrl-A a (Ctrl-A itself) and Ctrl-A h (help). Without one, standard input goes to the guest's console.\n\n"

@@ -17,10 +17,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hypervisor.devices.image import CHUNK, SECTOR, DiskFile, Image, as_disk
+from hypervisor.devices.outlet import Written
 from hypervisor.errors import HostError, StateError, UsageError
 from hypervisor.state.model import CLUSTER, DiskConfig, DiskState
 
@@ -48,6 +50,13 @@ class Disk:
         self._base = ""
         """Digest of the image without the overlay, once it is known."""
         self._complained = False
+        self._held_back = False
+        """Do the changes of a persistent disk stay in the overlay for now?"""
+        self._written: set[int] = set()
+        """Clusters of the overlay written since they were last taken."""
+        self._flush_wanted = False
+        self._lock = threading.Lock()
+        """Over the removal of clusters from the overlay, which another thread does than the one that writes."""
 
     @property
     def config(self) -> DiskConfig:
@@ -68,7 +77,7 @@ class Disk:
         count = len(data) // SECTOR
         self._stale.update(range(sector // CHUNK_SECTORS, (sector + count - 1) // CHUNK_SECTORS + 1))
         try:
-            if self.persistent:
+            if self.persistent and not self._held_back:
                 self.image.write(sector, data)
             else:
                 self._overlay(sector, data)
@@ -79,7 +88,9 @@ class Disk:
 
     def flush(self) -> bool:
         """Bring all that was written to stable storage; False if the host could not."""
-        if self.persistent:
+        if self._held_back:
+            self._flush_wanted = True
+        elif self.persistent:
             try:
                 self.image.flush()
             except OSError as error:
@@ -121,13 +132,57 @@ class Disk:
             cluster, place = divmod(sector, CLUSTER_SECTORS)
             here = min(CLUSTER - place * SECTOR, len(data))
             if here == CLUSTER:
-                self._clusters[cluster] = bytes(data[:here])
+                whole = bytes(data[:here])
             else:
-                whole = bytearray(self._cluster(cluster))
-                whole[place * SECTOR : place * SECTOR + here] = data[:here]
-                self._clusters[cluster] = bytes(whole)
+                changed = bytearray(self._cluster(cluster))
+                changed[place * SECTOR : place * SECTOR + here] = data[:here]
+                whole = bytes(changed)
+            with self._lock:
+                self._clusters[cluster] = whole
+            self._written.add(cluster)
             data = data[here:]
             sector += here // SECTOR
+
+    # ------------------------------------------------------------------------------ held back: see `outlet`
+
+    def hold_back(self) -> None:
+        """From now on, what is written to a persistent disk stays in the overlay until it may leave."""
+        self._held_back = True
+
+    def take_written(self) -> Written:
+        """What was written into the overlay since the last time."""
+        written = Written({n: self._clusters[n] for n in sorted(self._written)}, self._flush_wanted)
+        self._written.clear()
+        self._flush_wanted = False
+        return written
+
+    def let_out(self, written: Written) -> None:
+        """Write that into the image of a persistent disk, also if some of it is there already; from any thread.
+
+        Raises OSError.
+        """
+        if not self.persistent:
+            return
+        for cluster, data in written.clusters.items():
+            first = cluster * CLUSTER_SECTORS
+            self.image.write(first, data[: (self.sectors - first) * SECTOR])
+        if written.flush:
+            self.image.flush()
+        for cluster, data in written.clusters.items():
+            with self._lock:
+                if self._clusters.get(cluster) is data:
+                    del self._clusters[cluster]
+
+    def let_go(self) -> None:
+        """Write all that is held back, and hold nothing back any more. Raises OSError."""
+        if self._held_back and self.persistent:
+            self.let_out(Written(dict(self._clusters), self._flush_wanted))
+            self._written.clear()
+        self._held_back = self._flush_wanted = False
+
+    def written_elsewhere(self, clusters: Iterable[int]) -> None:
+        """The monitor that has the guest writes to these clusters of a persistent disk's image."""
+        self._stale.update(cluster * CLUSTER_SECTORS // CHUNK_SECTORS for cluster in clusters)
 
     # ------------------------------------------------------------------------------ state
 
@@ -196,7 +251,7 @@ class Disk:
 
     def state(self) -> DiskState:
         """The disk at rest, for as long as its image keeps its contents. Raises HostError."""
-        return DiskState(self.base(), dict(self._clusters))
+        return DiskState(self.base(), {} if self.persistent else dict(self._clusters))
 
     def check(self, state: DiskState) -> None:
         """Raises StateError if ``state`` does not fit this disk's image."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from hypervisor.devices import pit, rtc, uart
 from hypervisor.devices.ata import Backend
@@ -213,15 +214,19 @@ class IsaPc:
         self._catch_up()
         return {name: device.state() for name, device in self.devices.items()}
 
-    def restore(self, states: dict[str, DeviceState]) -> None:
-        """Take over a state; StateError names device and field, and then nothing has changed."""
+    def check(self, states: dict[str, DeviceState]) -> dict[str, Any]:
+        """The registers in a state, validated; StateError names device and field."""
         for name in self.devices:
             if name not in states:
                 raise StateError(f"device {name}: missing from the state")
         for name in states:
             if name not in self.devices:
                 raise StateError(f"device {name}: this machine has none")
-        checked = {name: device.check(states[name]) for name, device in self.devices.items()}
+        return {name: device.check(states[name]) for name, device in self.devices.items()}
+
+    def restore(self, states: dict[str, DeviceState]) -> None:
+        """Take over a state; raises as ``check``, and then nothing has changed."""
+        checked = self.check(states)
         for name, device in self.devices.items():
             device.load(checked[name])
         self._stale = True

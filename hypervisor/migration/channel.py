@@ -28,6 +28,7 @@ from hypervisor.errors import HostError, MigrationError
 from hypervisor.migration.address import Address, parse_address
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials, Security
 from hypervisor.migration.protocol import Message, Refused
+from hypervisor.migration.replication.messages import ReplicationMessage
 from hypervisor.state.codec import crc32c
 from hypervisor.state.sections import Readable
 
@@ -37,10 +38,11 @@ _AHEAD: Final = 16 << 10
 
 _FRAME = struct.Struct("<II")
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Message)
+AnyMessage = Message | ReplicationMessage
+_DECODER = msgspec.msgpack.Decoder(AnyMessage)
 
-A = TypeVar("A", bound=Message)
-B = TypeVar("B", bound=Message)
+A = TypeVar("A", bound=AnyMessage)
+B = TypeVar("B", bound=AnyMessage)
 
 
 class LinkError(MigrationError):
@@ -113,6 +115,15 @@ class Channel:
             except OSError as error:
                 raise LinkError(self._reason(error)) from None
 
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for the peer's next message, and for any progress in sending."""
+        return self._timeouts.message
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._timeouts = self._timeouts._replace(message=seconds)
+
     def close(self) -> None:
         """Let the peer know that nothing more comes. May be called twice."""
         self._socket.close()
@@ -153,7 +164,7 @@ class Channel:
         here = self._socket.fileno()
         return any(descriptor == here for descriptor, _ in waiting.poll(timeout * 1000))
 
-    def send(self, message: Message) -> None:
+    def send(self, message: AnyMessage) -> None:
         """Send a message."""
         payload = _ENCODER.encode(message)
         self.write(_FRAME.pack(len(payload), crc32c(payload)) + payload)
@@ -164,6 +175,8 @@ class Channel:
     def receive(self, kind: type[A], other: type[B], /, *, timeout: float | None = None) -> A | B: ...
     @overload
     def receive(self, *, timeout: float | None = None) -> Never: ...
+    @overload
+    def receive(self, *kinds: type[AnyMessage], timeout: float | None = None) -> AnyMessage: ...
     def receive(self, *kinds: type[Any], timeout: float | None = None) -> Any:
         """The next message, which must be one of ``kinds``, within ``timeout`` seconds as a whole.
 

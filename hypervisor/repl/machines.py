@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hypervisor.devices.image import DiskFile
     from hypervisor.machine import VirtualMachine
     from hypervisor.migration.destination import Listener
+    from hypervisor.migration.replication.backup import Backup, Outcome
     from hypervisor.state.checkpoint import Checkpoints
 
 Advance = Callable[[int, int], object]
@@ -86,6 +87,33 @@ def receive(
 
     ``most`` limits its RAM, in bytes; ``path`` gets the report.
     """
+    report = Report()
+    with migration_progress("receiving", report, show, path) as advance:
+        make = _maker(technique, disks, paging, most)
+        vm = listener.receive(make, progress=advance, report=report)
+    if path is not None:
+        report.write(path)
+    return vm
+
+
+def follow(
+    backup: Backup,
+    technique: str | None = None,
+    show: TextIO | None = None,
+    disks: Sequence[DiskFile] = (),
+    paging: str = DEFAULT_FORM,
+    *,
+    most: int | None = None,
+) -> Outcome:
+    """Be the backup of the guest that the next primary brings, until its end: see ``Backup.follow``."""
+    with progress("synchronizing", show) as advance:
+        return backup.follow(_maker(technique, disks, paging, most), progress=advance)
+
+
+def _maker(
+    technique: str | None, disks: Sequence[DiskFile], paging: str, most: int | None
+) -> Callable[[MachineConfig], VirtualMachine]:
+    """Makes the empty machine that a guest from elsewhere is restored into."""
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415
 
     def make(config: MachineConfig) -> VirtualMachine:
@@ -93,12 +121,7 @@ def receive(
             raise UsageError(f"the guest has {config.memory} bytes of memory, at most {most} are given here")
         return VirtualMachine.create(under(config, technique), disks, paging)
 
-    report = Report()
-    with migration_progress("receiving", report, show, path) as advance:
-        vm = listener.receive(make, progress=advance, report=report)
-    if path is not None:
-        report.write(path)
-    return vm
+    return make
 
 
 def warm_up() -> None:

@@ -51,6 +51,7 @@ class Prompt:
         credentials: for migrations.
         policy: when a migration stops the guest.
         report: file for the reports of migrations.
+        fence: for replication; None: one that the monitors of this user on this host share.
         status: exit status of the last command that failed, 0 if none did.
     """
 
@@ -62,6 +63,7 @@ class Prompt:
         interactive: bool = False,
         credentials: Credentials = NO_CREDENTIALS,
         report: Path | None = None,
+        fence: Path | None = None,
     ) -> None:
         from hypervisor.repl import commands as _commands  # noqa: F401, PLC0415 - they import this module
 
@@ -71,6 +73,7 @@ class Prompt:
         self.credentials = credentials
         self.policy = PreCopyPolicy()
         self.report = report
+        self.fence = fence
         self.status = 0
         self._line_begun = False
         self._seen = 0

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from hypervisor.errors import HypervisorError, UsageError
+from hypervisor.migration.replication.primary import Replication
 from hypervisor.migration.settle import Handover
 from hypervisor.repl.protocol import Machine, Stop
 from hypervisor.state.checkpoint import Checkpoints
@@ -38,6 +39,7 @@ class Session(Generic[M]):
     breakpoints: instruction counts at which every run stops.
     snapshots: in memory, by name.
     checkpoints: what saves the guest's changes since a file; None if there is no such file.
+    replication: to the guest's backup, or how that ended; None if it never had one.
     """
 
     def __init__(self, vm: M | None = None) -> None:
@@ -52,6 +54,7 @@ class Session(Generic[M]):
         self.breakpoints: set[int] = set()
         self.snapshots: dict[str, Any] = {}
         self.checkpoints: Checkpoints | None = None
+        self.replication: Replication | None = None
 
     # The guest itself
 
@@ -90,6 +93,17 @@ class Session(Generic[M]):
             raise UsageError(f"the guest has ended ({describe(self.last_stop)})")
         return vm
 
+    @property
+    def single_vm(self) -> M:
+        """As ``sure_vm``, for a command that would contradict what a backup knows."""
+        self.must_be_single()
+        return self.sure_vm
+
+    def must_be_single(self) -> None:
+        """Raise UsageError if the guest has a backup."""
+        if self.replication is not None and self.replication.active:
+            raise UsageError(f"the guest has a backup at {self.replication.address}: `replicate off` first")
+
     def _must_be_settled(self) -> None:
         if self.unsettled is not None:
             raise UsageError(f"the guest may be running at {self.unsettled.address}: `settle` it first")
@@ -99,6 +113,7 @@ class Session(Generic[M]):
         if self.running:
             raise UsageError("the guest is running: `stop` it first")
         self._must_be_settled()
+        self._end_replication()
         if self._vm is not None and self._vm is not vm:
             self._vm.close()
         self._vm, self._absent = vm, absent
@@ -108,11 +123,17 @@ class Session(Generic[M]):
         self.breakpoints.clear()
 
     def close(self) -> None:
-        """Stop the guest and let go of it. Never raises for what the guest did."""
+        """Stop the guest and let go of it. Never raises for what the guest did. If it has a backup, that takes over."""
         self.stop(quiet=True)
+        self._end_replication()
         if self._vm is not None:
             self._vm.close()
             self._vm, self._absent = None, "there is no guest"
+
+    def _end_replication(self) -> None:
+        replication, self.replication = self.replication, None
+        if replication is not None:
+            replication.leave()
 
     # Running it
 

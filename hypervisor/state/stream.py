@@ -15,7 +15,7 @@ that has not run yet, and the state is restored at the very end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Final, NamedTuple, Protocol
 
 from msgspec import Meta, Struct
@@ -117,8 +117,9 @@ def write_stream(
     """Write a machine that is not running, or a copy of one.
 
     ``ram`` is its memory, indexed by guest-physical address; ``present`` has a byte for each page, which is
-    0 where the page is known to be all zero, so that it need not be read. With ``copy``, pages are in ``ram`` from
-    when it was told to read them. With ``changes`` it is an increment, and ``state`` has the changed clusters of disks only.
+    0 where the page is known to be all zero, so that it need not be read. With ``copy``, pages are in ``ram``
+    once it was told to read them. With ``changes`` it is an increment, and ``state`` has the changed clusters of
+    disks only.
 
     Raises:
         StateError: the state has something in it that cannot be written.
@@ -128,37 +129,86 @@ def write_stream(
     if len(ram) != total or total % PAGE_SIZE:
         raise StateError(f"RAM has {len(ram)} bytes, the configuration says {total}")
     pages = total // PAGE_SIZE
-    wanted: Readable = b"\1" * pages
-    at = 0
-    out = SectionWriter(write, STATE_VERSION, 0 if changes is None else INCREMENT)
-    write_configuration(out, Configuration(state.config, state.identity, state.epoch))
-    if changes is not None:
-        wanted = changes.pages
-        count = pages - wanted.count(0)
-        at = wanted.find(1) if count else pages
-        out.section("parent", pack("parent", Parent(changes.parent, changes.name, count)))
-    write_machine(out, state)
-    zero = normal = 0
+    wanted = b"\1" * pages if changes is None else changes.pages
+    buffer = new_buffer()
+    return write_chunks(
+        state,
+        encode_all(ram, wanted, lambda: buffer, present=present, copy=copy),
+        write,
+        changes=changes,
+        progress=progress,
+    )
+
+
+class Chunk(NamedTuple):
+    """Encoded pages: ``length`` bytes in ``buffer``, behind room for a section's header."""
+
+    buffer: memoryview
+    start: int
+    length: int
+    zero: int
+    raw: int
+    stop: int
+    """They are of pages before this one; it is the next, or the number of pages."""
+
+
+def new_buffer() -> memoryview:
+    """Room for a chunk and the header of its section."""
+    return memoryview(bytearray(SECTION.size + bound(CHUNK_PAGES)))
+
+
+def encode_all(
+    ram: memoryview,
+    wanted: Readable,
+    buffer: Callable[[], memoryview],
+    *,
+    present: Readable | None = None,
+    copy: Copy | None = None,
+) -> Iterator[Chunk]:
+    """The pages marked in ``wanted``, in chunks; each asks for a ``buffer`` to lie in. The rest: ``write_stream``."""
+    pages = len(wanted)
     encoder = Encoder(ram)
-    buffer = memoryview(bytearray(SECTION.size + bound(CHUNK_PAGES)))
+    at = pages - len(bytes(wanted).lstrip(b"\0"))
     while at < pages:
+        out = buffer()
         reach = at
         while True:
             ahead = min(reach + max(CHUNK_PAGES, reach - at), pages)
             if copy is not None:
                 copy.read(reach, ahead)
-            done = encoder.encode(wanted, at, buffer[SECTION.size :], present=present)
+            done = encoder.encode(wanted, at, out[SECTION.size :], present=present)
             if copy is None or done.next <= ahead:
                 break
             reach = ahead  # zeros take no room, so the chunk goes on behind what was read
-        out.ram(buffer, SECTION.size + done.start, done.length)
+        yield Chunk(out, SECTION.size + done.start, done.length, done.zero, done.raw, done.next)
         if copy is not None:
             copy.forget(at, done.next)
         at = done.next
-        zero += done.zero
-        normal += done.raw
+
+
+def write_chunks(
+    state: MachineState,
+    chunks: Iterable[Chunk],
+    write: Write,
+    *,
+    changes: Changes | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """As ``write_stream``, for pages that are encoded already, or will be when their turn comes."""
+    total = state.config.memory
+    out = SectionWriter(write, STATE_VERSION, 0 if changes is None else INCREMENT)
+    write_configuration(out, Configuration(state.config, state.identity, state.epoch))
+    if changes is not None:
+        count = len(changes.pages) - changes.pages.count(0)
+        out.section("parent", pack("parent", Parent(changes.parent, changes.name, count)))
+    write_machine(out, state)
+    zero = normal = 0
+    for chunk in chunks:
+        out.ram(chunk.buffer, chunk.start, chunk.length)
+        zero += chunk.zero
+        normal += chunk.raw
         if progress is not None:
-            progress(at * PAGE_SIZE, total)
+            progress(chunk.stop * PAGE_SIZE, total)
     digest = out.end()
     return Summary(out.written, zero, normal, digest)
 
@@ -197,9 +247,17 @@ class StreamReader:
         the configuration says, and, before an increment is read, hold what the parent says; if this raises,
         part of it has been overwritten.
         """
-        sections = self._sections
-        if ram is not None and len(ram) != self._memory:
+        if ram is None:
+            return self.read_chunks(len, progress=progress)
+        if len(ram) != self._memory:
             raise StateError(f"RAM has {len(ram)} bytes, the stream is for {self._memory}")
+        return self.read_chunks(lambda chunk: decode(chunk, ram), progress=progress)
+
+    def read_chunks(
+        self, take: Callable[[memoryview], object], *, progress: Progress | None = None
+    ) -> Summary:
+        """As ``read_ram``, for one who decodes the chunks: ``take`` gets each, to be used before it returns."""
+        sections = self._sections
         pages = self._memory // PAGE_SIZE
         announced = pages if self.parent is None else self.parent.pages
         buffer = memoryview(bytearray(bound(CHUNK_PAGES_MAX)))
@@ -215,14 +273,13 @@ class StreamReader:
                 raise StateError(
                     f"section ram: pages {found.first} to {found.last} came where page {previous + 1} was to come"
                 )
-            if ram is not None:
-                decode(chunk, ram)
+            take(chunk)
             zero += found.zero
             normal += found.raw
             done += count
             previous = found.last
             if progress is not None:
-                progress(done * PAGE_SIZE, self._memory)
+                progress(done * PAGE_SIZE, announced * PAGE_SIZE)
             sections.advance()
         if sections.name != "end":
             raise StateError(f"section {sections.name}: it has no place here")

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-MODULES = ("execution", "general", "lifecycle", "looking", "migration", "paging")
+MODULES = ("execution", "general", "lifecycle", "looking", "migration", "paging", "replication")
 
 for _module in MODULES:
     import_module(f"{__name__}.{_module}")

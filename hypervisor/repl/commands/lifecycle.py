@@ -107,6 +107,7 @@ def load(prompt: Prompt, path: Path) -> str:
     with contextlib.ExitStack() as held:
         disks: tuple[DiskFile, ...] = ()
         if session.present:
+            session.must_be_single()
             old = session.stopped_vm  # complains before the file is read, not after
             held.enter_context(old.disks.lent())
             disks = old.disks.files
@@ -128,6 +129,7 @@ def snapshot(prompt: Prompt, name: Word = _FIRST) -> str:
 def restore(prompt: Prompt, name: Word = _FIRST) -> str:
     """Go back to a snapshot. It stays, and may be gone back to again."""
     session = prompt.session
+    session.must_be_single()
     vm = session.stopped_vm
     if name not in session.snapshots:
         raise UsageError(f"{name!r} is no snapshot; there are: {', '.join(session.snapshots) or 'none'}")

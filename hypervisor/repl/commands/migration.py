@@ -39,7 +39,7 @@ def migrate(prompt: Prompt, peer: HostPort, mode: HowToMigrate = "precopy", path
     monitor then. Example: migrate tcp:127.0.0.1:4444 hybrid
     """
     session = prompt.session
-    vm = session.sure_vm
+    vm = session.single_vm
     path = path or prompt.report
     report = Report()
     try:
