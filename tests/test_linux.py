@@ -16,7 +16,9 @@ from hypervisor.repl import machines
 IMAGES = Path(__file__).parents[1] / "build" / "linux"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (IMAGES / "vmlinuz").is_file(), reason="build/linux is not there: `make linux-images`"),
+    pytest.mark.skipif(
+        not (IMAGES / "vmlinuz").is_file(), reason="build/linux is not there: `make linux-images`"
+    ),
 ]
 COMMAND_LINE = "console=ttyS0 noapic nolapic nokaslr"
 PROMPT = "linux# "
