@@ -631,6 +631,10 @@ cdef class Cpu:
             if (<uint64_t *>self.core.env)[i] != pattern[i]:
                 self.refuse(f"general register {i}")
 
+    cdef uint32_t env_size(self):
+        """Bytes of CPUX86State that may be searched: it ends with the CPU, which is one allocation."""
+        return min(<size_t>ENV_SIZE, malloc_usable_size(self.core.env - env_offset) - env_offset)
+
     cdef list writable_ranges(self):
         ranges = []
         with open("/proc/self/maps") as maps:
@@ -772,20 +776,21 @@ cdef class Cpu:
         Other words change meanwhile too (QEMU keeps times and statistics near by), and one may happen to change
         so, once in some hundred starts. The right one does every time.
         """
-        cdef uint8_t wrong[16384]
+        cdef uint8_t wrong[ENV_SIZE]
         cdef uint64_t code = PROBE_CODE
         cdef uint32_t i, value
         cdef uint32_t expected
         cdef uint32_t hits = 0
+        cdef uint32_t size = self.env_size()
         memcpy(self.core.monitor + code, <const char *>b"\xa1\x00\x00\x00\xf0\x90\xa3\x00\x00\x00\xf0\x90", 12)
         memset(wrong, 0, sizeof(wrong))
         self.uc_flush()
         for expected in (0, 2, 0, 2, 2, 0, 0, 2):
             self.probe_run(code + 3 * expected)
-            for i in range(0, sizeof(wrong) - 3, 4):
+            for i in range(0, size - 3, 4):
                 memcpy(&value, self.core.env + i, 4)
                 wrong[i] |= value != expected
-        for i in range(0, sizeof(wrong) - 3, 4):
+        for i in range(0, size - 3, 4):
             if not wrong[i]:
                 self.error_code_offset = i
                 hits += 1
@@ -827,7 +832,7 @@ cdef class Cpu:
     cdef locate_fpu_selector(self):
         """The selector in CS at the last x87 instruction: only it changes when that register is written."""
         cdef uint64_t value
-        cdef list candidates = list(range(0, ENV_SIZE, 2))
+        cdef list candidates = list(range(0, self.env_size() - 1, 2))
         for value in (0x5a51, 0x33c6, 0):
             uc_reg_write(<uc_engine *>self.core.uc, UC_X86_REG_FCS, &value)
             candidates = [i for i in candidates if (<uint16_t *>(self.core.env + <uint32_t>i))[0] == value]

@@ -77,6 +77,7 @@ cdef class Cpu:
     cdef check(self, int error, str what)
     cdef refuse(self, str what)
     cdef locate_registers(self)
+    cdef uint32_t env_size(self)
     cdef list writable_ranges(self)
     cdef enter_guest_mode(self, uint64_t intercepts, uint32_t controls, uint32_t debugs)
     cdef locate_interrupt_request(self, uint64_t intercepts)
