@@ -183,9 +183,9 @@ class VirtualMachine(Inspection):
 
         ``image`` is a file, or the name of an image that comes with the hypervisor. ``memory`` is in bytes,
         ``append`` the kernel's command line, ``modules`` files, or pairs of file and command line (Multiboot),
-        ``initrd`` the file of the initial RAM disk (Linux), ``disks`` up to two raw images (see ``devices.disk`` for what becomes of changes), ``paging`` the form
-        of shadow paging (``traced`` or ``lazy``: no part of the machine's state). Raises ImageError,
-        HostError or UsageError.
+        ``initrd`` the file of the initial RAM disk (Linux), ``disks`` up to two raw images (see
+        ``devices.disk`` for what becomes of changes), ``paging`` the form of shadow paging (``traced`` or
+        ``lazy``: no part of the machine's state). Raises ImageError, HostError or UsageError.
         """
         image = images.find(str(image))
         data = read_image(image)
