@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 
 import pytest
@@ -285,8 +286,8 @@ def test_help_lists_every_command_and_explains_each(prompt):
 def test_files_that_cannot_be_loaded_leave_the_guest_alone(prompt, vm, tmp_path):
     bad = tmp_path / "bad"
     bad.write_bytes(b"not a machine")
-    for path in (bad, tmp_path / "nosuch", tmp_path):
-        answer = say(prompt, f"load {path}")
+    for path, how in itertools.product((bad, tmp_path / "nosuch", tmp_path), ("", " lazy")):
+        answer = say(prompt, f"load {path}{how}")
         assert answer.startswith("error: ")
         assert answer.count("\n") == 1
     assert prompt.session.vm is vm

@@ -106,6 +106,8 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("run: an IMAGE, --load, --incoming or --backup is needed (see `hv run --help`)")
     if len(sources) > 1:
         raise UsageError(f"run: {' and '.join(sources)} exclude each other: each brings a guest")
+    if options.lazy and options.load is None:
+        raise UsageError("run: --lazy goes with --load")
     if options.image is None and (options.append or options.module):
         raise UsageError("run: --append and --module go with an IMAGE: a guest that has booted keeps its own")
     if (options.image == LINUX) != (options.kernel is not None):
@@ -141,7 +143,9 @@ def _guest(options: argparse.Namespace, credentials: Credentials, held: contextl
 
     show = machines.stderr_if_terminal()
     if options.load is not None:
-        vm, checkpoints = machines.resume(options.load, options.technique, show, options.disk, options.paging)
+        vm, checkpoints = machines.resume(
+            options.load, options.technique, show, options.disk, options.paging, lazy=options.lazy
+        )
         return Guest(vm, checkpoints)
     if options.backup is not None:
         return _backup(options, credentials, show)
@@ -246,6 +250,12 @@ COMMAND = Command(
         ),
         Option(
             ("--load",), "resume a guest from a file that the prompt's `save` wrote", Path, metavar="FILE"
+        ),
+        Option(
+            ("--lazy",),
+            "with --load: run at once, and read each page of the file when it is first needed",
+            default=False,
+            switch=True,
         ),
         Option(
             ("--incoming",),

@@ -17,6 +17,7 @@ from hypervisor.errors import HostError, UsageError
 from hypervisor.migration.report import Report
 from hypervisor.paging.forms import DEFAULT_FORM
 from hypervisor.state import files
+from hypervisor.state.lazy import LazyFile
 from hypervisor.state.model import MachineConfig
 from hypervisor.state.stream import StreamReader, write_stream
 
@@ -48,13 +49,20 @@ def resume(
     show: TextIO | None = None,
     disks: Sequence[DiskFile] = (),
     paging: str = DEFAULT_FORM,
+    *,
+    lazy: bool = False,
 ) -> tuple[VirtualMachine, Checkpoints]:
     """The guest in a file, stopped, and what can save its changes since. ``technique`` may be another than the
-    one it was saved under, ``disks`` must hold what its disks held.
+    one it was saved under, ``disks`` must hold what its disks held. ``lazy``: its RAM is read when it is needed, and
+    what is wrong there found out then (an increment is always read at once).
 
     Raises:
         StateError, HostError: the file is no good, or one that it stands on; no machine was made.
     """
+    if lazy:
+        file = LazyFile(path)
+        if file.parent is None:
+            return _resume_lazily(file, technique, disks, paging)
     saved = files.load(path)
 
     from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - opening the CPU's library takes time
@@ -66,7 +74,27 @@ def resume(
             saved.fill(vm.ram, progress=advance)
         vm.restore(saved.state)
         checkpoints = Checkpoints(vm)
-        checkpoints.loaded(saved)
+        checkpoints.loaded(
+            saved.links[0].summary.digest, [link.path for link in saved.links], saved.state.disks
+        )
+    except BaseException:
+        vm.close()
+        raise
+    return vm, checkpoints
+
+
+def _resume_lazily(
+    file: LazyFile, technique: str | None, disks: Sequence[DiskFile], paging: str
+) -> tuple[VirtualMachine, Checkpoints]:
+    from hypervisor.machine import VirtualMachine  # noqa: PLC0415 - opening the CPU's library takes time
+    from hypervisor.state.checkpoint import Checkpoints  # noqa: PLC0415
+
+    vm = VirtualMachine.create(under(file.state.config, technique), disks, paging)
+    try:
+        vm.absent.begin(file.bring_to(vm.absent), file)
+        vm.restore(file.state)
+        checkpoints = Checkpoints(vm)
+        checkpoints.loaded(file.digest, [file.path], file.state.disks)
     except BaseException:
         vm.close()
         raise

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -27,7 +27,7 @@ from hypervisor.paging.copy_on_write import CopyOnWrite
 from hypervisor.paging.dirty import DirtyLog
 from hypervisor.paging.shadow import ShadowPaging
 from hypervisor.state.codec import PAGE_SIZE
-from hypervisor.state.files import SavedMachine, save_state
+from hypervisor.state.files import save_state
 from hypervisor.state.model import DiskState, MachineState
 from hypervisor.state.stream import Changes, Progress, Summary
 
@@ -94,12 +94,14 @@ class Checkpoints:
         self._chain: set[Path] = set()
         """Files that the next increment needs."""
 
-    def loaded(self, saved: SavedMachine) -> None:
-        """The machine was just made from these files and has not run: increments may stand on them."""
+    def loaded(self, digest: bytes, files: Sequence[Path], disks: tuple[DiskState, ...]) -> None:
+        """The machine was just made from these files, the newest first, and has not run: increments may stand on
+        them. ``digest`` names the first; ``disks`` are as they all have it.
+        """
         self._vm.visit(self._log.start)
-        places = [Path(os.path.realpath(link.path)) for link in saved.links]
+        places = [Path(os.path.realpath(path)) for path in files]
         self._chain = set(places)
-        self._base = _Base(saved.links[0].summary.digest, places[0], saved.state.disks)
+        self._base = _Base(digest, places[0], disks)
 
     def save(
         self, path: str | os.PathLike[str], *, increment: bool = False, progress: Progress | None = None

@@ -155,7 +155,7 @@ class SectionWriter:
 class SectionReader:
     """Reads what a :class:`SectionWriter` wrote and believes none of it before it is checked.
 
-    ``name`` and ``length`` are those of the section whose payload comes next, ``flags`` those of the header,
+    ``name``, ``length`` and ``checksum`` are those of the section whose payload comes next, ``flags`` those of the header,
     which must be among ``accepted``.
 
     Every method raises :class:`StateError` when the stream is truncated, altered or of another version.
@@ -165,7 +165,7 @@ class SectionReader:
         self._readinto = readinto
         self._digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
         self._index = 0
-        self._checksum = 0
+        self.checksum = 0
         self.name = "header"
         self.length = 0
         self.taken = 0
@@ -205,7 +205,7 @@ class SectionReader:
             raise StateError(f"section {name!r} is not known to this hypervisor")
         if length > LIMITS[name]:
             raise StateError(f"section {name}: {length} bytes, the format allows {LIMITS[name]}")
-        self.name, self.length, self._checksum = name, length, checksum
+        self.name, self.length, self.checksum = name, length, checksum
         self._index += 1
         if name != "end":
             self._digest.update(head)
@@ -226,6 +226,12 @@ class SectionReader:
         self._check(view)
         return view
 
+    def skip(self, skip: Callable[[int, int], bytes], most: int) -> bytes:
+        """Leave out the payload of a RAM section, unchecked, by ``skip(length, most)``, and return its beginning."""
+        begin = skip(self.length, most)
+        self.taken += self.length
+        return begin
+
     def end(self) -> bytes:
         """Check the section ``end`` against everything that was read, and return the digest."""
         if self.payload() != self._digest.digest():
@@ -233,7 +239,7 @@ class SectionReader:
         return self._digest.digest()
 
     def _check(self, payload: Readable) -> None:
-        if crc32c(payload) != self._checksum:
+        if crc32c(payload) != self.checksum:
             raise StateError(f"section {self.name}: the checksum does not match, the stream was altered")
 
     def _take(self, length: int) -> bytes:

@@ -15,6 +15,7 @@ that has not run yet, and the state is restored at the very end.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Final, NamedTuple, Protocol
 
@@ -50,6 +51,9 @@ CHUNK_PAGES: Final = 128
 checksum and the system call that sends it, and makes the Python around them cheap (measured: 32 pages
 are 15 % slower, 256 pages 10 % faster where the cache is large)."""
 
+FIRST_PAGE: Final = struct.Struct("<8xI")
+"""The beginning of a chunk, up to the number of its first page (see ``pages``)."""
+
 Progress = Callable[[int, int], object]
 """Called with the bytes of guest RAM done so far, and all of them."""
 
@@ -76,6 +80,17 @@ class Parent(Struct, frozen=True, forbid_unknown_fields=True):
     """The file that it was in: a hint where to look first."""
     pages: U32
     """How many pages follow."""
+
+
+class Place(NamedTuple):
+    """Where a chunk of RAM is in a stream."""
+
+    first: int
+    """Its first page."""
+    offset: int
+    """Of its payload, in bytes from the beginning of the stream."""
+    length: int
+    checksum: int
 
 
 class Changes(NamedTuple):
@@ -287,3 +302,29 @@ class StreamReader:
             raise StateError(f"section ram: {done} pages came, {announced} were announced")
         digest = sections.end()
         return Summary(sections.taken, zero, normal, digest)
+
+    def survey(self, skip: Callable[[int, int], bytes]) -> tuple[list[Place], bytes]:
+        """Instead of ``read_ram``, of a stream that is complete in itself: where RAM is, and the digest.
+
+        Of RAM only the headers of its sections are checked. ``skip`` passes over so many bytes of the stream, and
+        returns the first of them, as many as its second argument says.
+        """
+        sections = self._sections
+        pages = self._memory // PAGE_SIZE
+        places: list[Place] = []
+        while sections.name == "ram":
+            offset, length, checksum = sections.taken, sections.length, sections.checksum
+            begin = sections.skip(skip, FIRST_PAGE.size)
+            if len(begin) < FIRST_PAGE.size:
+                raise StateError("section ram: the chunk is too short for a page")
+            first = FIRST_PAGE.unpack(begin)[0]
+            previous = places[-1].first if places else -1
+            if not previous < first < pages or (not places and first):
+                raise StateError(f"section ram: page {first} came where page {previous + 1} was to come")
+            places.append(Place(first, offset, length, checksum))
+            sections.advance()
+        if sections.name != "end":
+            raise StateError(f"section {sections.name}: it has no place here")
+        if not places:
+            raise StateError(f"section ram: 0 pages came, {pages} were announced")
+        return places, sections.end()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hypervisor.devices.image import DiskFile
 
 Increment = Annotated[str, choice("increment", "increment")]
+Lazy = Annotated[str, choice("lazy", "lazy")]
 
 _FIRST = "default"
 """The snapshot's name if none is said."""
@@ -97,8 +98,10 @@ def save(prompt: Prompt, path: Path, increment: Increment = "") -> str:
 
 
 @command("load")
-def load(prompt: Prompt, path: Path) -> str:
+def load(prompt: Prompt, path: Path, lazy: Lazy = "") -> str:
     """Resume the guest in FILE in place of this one, which ends.
+
+    With `lazy` it may run at once: its memory is read, and checked, page by page when it is first needed.
 
     Nothing happens to this one before the whole file has been checked, and the files that it stands on if it
     is an increment. It must have had the same disks.
@@ -111,7 +114,7 @@ def load(prompt: Prompt, path: Path) -> str:
             old = session.stopped_vm  # complains before the file is read, not after
             held.enter_context(old.disks.lent())
             disks = old.disks.files
-        vm, checkpoints = machines.resume(path, show=prompt.terminal, disks=disks)
+        vm, checkpoints = machines.resume(path, show=prompt.terminal, disks=disks, lazy=bool(lazy))
     session.replace(vm)
     session.checkpoints = checkpoints
     return f"{path}: at instruction {vm.instructions:,}"
