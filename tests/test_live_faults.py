@@ -364,7 +364,7 @@ def source_killed(step: int, when: str, disks: Disks) -> tuple[str, bool]:
         return outcome, was_killed
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_source_killed_at_any_message_loses_nothing_that_was_synced(disks) -> None:
     outcomes = []
     for step, when in kill_points():
@@ -421,7 +421,7 @@ def destination_killed(step: int, when: str, disks: Disks) -> tuple[str, bool]:
         return "unsettled" if isinstance(error, UnsettledError) else "stayed", was_killed
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_destination_killed_at_any_message_loses_nothing_that_was_synced(disks) -> None:
     outcomes = []
     for step, when in kill_points():
