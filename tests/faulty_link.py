@@ -46,6 +46,12 @@ class FaultyLink:
         for end in (self._server, self._stop, self._stopped):
             end.close()
 
+    def cut(self) -> None:
+        """End the connection, now, and let no other through."""
+        self._stop.send(b"\0")
+        self._thread.join()
+        self._server.close()
+
     def _run(self) -> None:
         fault = self._fault
         stalled: list[socket.socket] = []
