@@ -31,6 +31,8 @@ from hypervisor.migration import (
 from hypervisor.migration.policy import Decision
 from hypervisor.migration.prepaging import Bubbling, Stretch
 
+pytestmark = pytest.mark.slow
+
 HASTY = Timeouts(connect=20, message=20, settle=0)
 END = 6_200_000
 TYPING = (430_000, 2_430_000, 2_830_000, 5_430_000)

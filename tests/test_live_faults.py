@@ -34,6 +34,8 @@ from hypervisor.migration import source as source_module
 from hypervisor.migration.channel import Acceptor, Channel, connect
 from hypervisor.migration.policy import FixedRounds
 
+pytestmark = pytest.mark.slow
+
 MEMORY = 8 << 20
 WORK = 'quiet run="dirty 10000 200 & sum 100000"'
 BEGIN = 1_500_000

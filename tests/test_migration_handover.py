@@ -160,6 +160,7 @@ def test_a_guest_arrives_as_it_left() -> None:
     assert hand_over(None) == "arrived"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["close", "reset"])
 def test_a_link_cut_after_any_byte_to_the_source_leaves_one_owner(kind) -> None:
     total = carried()["to source"]
@@ -169,6 +170,7 @@ def test_a_link_cut_after_any_byte_to_the_source_leaves_one_owner(kind) -> None:
     assert sorted(outcomes, key=["stayed", "unsettled", "arrived"].index) == outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["close", "reset"])
 def test_a_link_cut_after_any_byte_to_the_destination_leaves_one_owner(kind) -> None:
     total = carried()["to destination"]

@@ -39,6 +39,8 @@ from hypervisor.migration.policy import FixedRounds
 from hypervisor.migration.postcopy import Mode
 from hypervisor.migration.prepaging import Stretch
 
+pytestmark = pytest.mark.slow
+
 MOVING = pytest.mark.parametrize("mode", ["postcopy", "hybrid"])
 TO_SOURCE: Direction = "to source"
 TO_DESTINATION: Direction = "to destination"

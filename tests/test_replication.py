@@ -88,6 +88,8 @@ def killed_at_random(work: Work, folder: Path, chosen: random.Random, mode: str 
         return took
 
 
+pytestmark = pytest.mark.slow
+
 WORKS = pytest.mark.parametrize(
     ("work", "mode"),
     [(SELFTEST, None), (DIRTY, None), (COUNT, None), (CHURN, ""), (CHURN, ",persist")],
