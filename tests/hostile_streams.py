@@ -35,6 +35,9 @@ PATIENCE = 30
 FILLERS = (b"\xf4", b"\xcc", b"\x41", b"\xf4", b"\x41", b"\xf4", b"\x41", b"\x00")
 """What all the rest of memory holds: HLT, INT3, INC ECX, or ADD [EAX], AL."""
 
+LIFE = 200
+"""Streams that share a machine. The more places of port instructions it knows, the longer translation takes."""
+
 
 class Field:
     """A machine on which streams run one after the other, beside a bystander whose memory nobody may touch."""
@@ -48,6 +51,10 @@ class Field:
         self.bystander.ram[:] = bytes(range(256)) * 4096
         self.fixed = self.fixed_frames()
         self.others = hashlib.sha1(self.bystander.ram).digest()
+
+    def close(self) -> None:
+        self.vm.close()
+        self.bystander.close()
 
     def fixed_frames(self) -> bytes:
         """The monitor's memory that never changes while a guest runs."""
@@ -135,7 +142,13 @@ def main() -> int:
     field = Field(arguments.technique)
     reasons: dict[str, int] = {}
     failed = 0
+    old = 0
     for seed in range(arguments.first, arguments.first + arguments.count):
+        old += 1
+        if old > LIFE:
+            field.close()
+            field = Field(arguments.technique)
+            old = 1
         if arguments.progress:
             arguments.progress.write_text(f"{seed}\n")
         try:
@@ -145,7 +158,7 @@ def main() -> int:
             traceback.print_exc()
             print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)  # noqa: T201
             failed += 1
-            field = Field(arguments.technique)
+            old = LIFE
         else:
             reasons[reason] = reasons.get(reason, 0) + 1
     print(f"{arguments.count} streams, {failed} failed; they ended by {reasons}")  # noqa: T201
