@@ -11,6 +11,7 @@ import errno
 import os
 import selectors
 import termios
+import time
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any
@@ -23,6 +24,9 @@ HELP = b"\r\nCtrl-A x  leave\r\nCtrl-A c  go to the prompt (the guest runs on)\r
 
 _POLL = 0.02
 """Seconds between two looks for output, which the guest leaves in a log: 50 looks are fluent to people."""
+
+_SILENCE = 1.0
+"""Seconds that piped input waits for a guest that says nothing."""
 
 _CHUNK = 4096
 
@@ -91,9 +95,11 @@ def raw(descriptor: int) -> Iterator[bool]:
 def attach(session: Session[Any], prompt: Prompt, stdin: int = 0, stdout: int = 1) -> Departure:
     """Show a running guest's console until it stops or somebody leaves it. The guest is not stopped.
 
-    ``prompt`` knows which output was already shown. At the end of piped input the guest runs on.
+    ``prompt`` knows which output was already shown. At the end of piped input the guest runs on. Piped input does not
+    begin before the guest has said something, or nothing for a second: a kernel that starts up clears its receiver.
     """
     decoder = EscapeDecoder()
+    patience = time.monotonic() + _SILENCE
     with raw(stdin) as terminal, selectors.PollSelector() as selector:
         # poll, not epoll: regular files can be standard input, and epoll refuses them.
         selector.register(stdin, selectors.EVENT_READ)
@@ -107,6 +113,9 @@ def attach(session: Session[Any], prompt: Prompt, stdin: int = 0, stdout: int = 
             if not running and not waiting:
                 return Departure.ENDED
             if not listening:
+                session.wait(_POLL)
+                continue
+            if not (terminal or waiting or session.vm.console.output or time.monotonic() > patience):
                 session.wait(_POLL)
                 continue
             if not selector.select(None if waiting else _POLL):
