@@ -228,6 +228,14 @@ def source_killed(start: int, step: int, when: str) -> tuple[str, bool]:
         return "forced" if forced else "rescued" if rescued else "arrived", was_killed
 
 
+class Slowly:
+    """A policy that leaves the guest time to write before the last pages go."""
+
+    def decide(self, rounds: object) -> Decision:
+        time.sleep(0.3)
+        return Decision("enough") if rounds else Decision()
+
+
 class Cut(Bubbling):
     """The link breaks before a page has gone."""
 
@@ -240,9 +248,10 @@ def test_a_guest_that_cannot_be_replayed_waits_for_its_source(why: str, tmp_path
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(1 << 16))
     disks = [f"{disk},persist"] if why == "persistent disk" else []
-    vm = boot(clock="wall" if why == "wall clock" else "exact", disks=disks)
+    work = 'quiet run="dirty 100000 500"'  # so that there are pages to follow it
+    vm = boot(clock="wall" if why == "wall clock" else "exact", disks=disks, append=work)
     assert not vm.replayable
-    busy = threading.Thread(target=vm.run)  # so that there are pages to follow it
+    busy = threading.Thread(target=vm.run)
     busy.start()
     with vm, Listener("tcp::0", timeouts=HASTY) as listener:
         arrived: list[VirtualMachine] = []
@@ -257,7 +266,14 @@ def test_a_guest_that_cannot_be_replayed_waits_for_its_source(why: str, tmp_path
             time.sleep(0.0001)
         orders = iter([Cut(), Bubbling()])
         with pytest.raises(OwingError) as caught:
-            send(vm, listener.address, mode="hybrid", prepaging=lambda: next(orders), timeouts=HASTY)
+            send(
+                vm,
+                listener.address,
+                mode="hybrid",
+                policy=Slowly(),
+                prepaging=lambda: next(orders),
+                timeouts=HASTY,
+            )
         busy.join()
         receiver.join()
         there = arrived[0]
