@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
+import select
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -75,12 +77,21 @@ def exit_status(code: int) -> int | None:
 
 
 def run_on_qemu(typed: str = "", command_line: str = "quiet", *options: str, timeout: float = 60) -> Run:
-    """Boot tern on QEMU, with everything typed ahead, and wait until it powers off."""
-    done = subprocess.run(
+    """Boot tern on QEMU, type everything ahead as soon as it says something, and wait until it powers off.
+
+    Not before: a kernel that starts up clears its receiver, and what arrived just then is lost.
+    """
+    with subprocess.Popen(
         qemu_command(command_line, *options),
-        input=typed.encode(),
-        capture_output=True,
-        timeout=timeout,
-        check=False,
-    )
-    return Run(done.stdout, exit_status(done.returncode))
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as qemu:
+        try:
+            assert qemu.stdout is not None
+            first = os.read(qemu.stdout.fileno(), 1) if select.select([qemu.stdout], [], [], timeout)[0] else b""
+            rest, _ = qemu.communicate(typed.encode(), timeout)
+        except BaseException:
+            qemu.kill()
+            raise
+    return Run(first + rest, exit_status(qemu.returncode))
