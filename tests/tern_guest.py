@@ -89,7 +89,8 @@ def run_on_qemu(typed: str = "", command_line: str = "quiet", *options: str, tim
     ) as qemu:
         try:
             assert qemu.stdout is not None
-            first = os.read(qemu.stdout.fileno(), 1) if select.select([qemu.stdout], [], [], timeout)[0] else b""
+            ready, _, _ = select.select([qemu.stdout], [], [], timeout)
+            first = os.read(qemu.stdout.fileno(), 1) if ready else b""
             rest, _ = qemu.communicate(typed.encode(), timeout)
         except BaseException:
             qemu.kill()
