@@ -1201,8 +1201,9 @@ cdef class Cpu:
         if self.core.uc == NULL:
             return
         self.uc_flush()
-        memset(self.core.table, 0, (self.core.table_mask + 1) * sizeof(Block))
-        self.core.table_used = 0
+        if self.core.table_used:
+            memset(self.core.table, 0, (self.core.table_mask + 1) * sizeof(Block))
+            self.core.table_used = 0
         self.core.translated = 0
         next_generation(&self.core)
 

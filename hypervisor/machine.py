@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from hypervisor import images
 from hypervisor.boot import linux
@@ -494,11 +494,10 @@ class VirtualMachine(Inspection):
         """Become the machine that ``state`` describes. ``ram`` was filled before; raises StateError, and then
         nothing has changed.
         """
-        self._check_fit(state)
-        self._restore(state)
+        self._restore(state, self._check_fit(state))
 
-    def _restore(self, state: MachineState) -> None:
-        self.devices.restore(state.devices)
+    def _restore(self, state: MachineState, devices: dict[str, Any]) -> None:
+        self.devices.load(devices)
         self.disks.load(state.disks)
         self.identity = state.identity
         self.epoch = state.epoch
@@ -510,26 +509,27 @@ class VirtualMachine(Inspection):
         self.paging.forget_code()
         restore_cpu(self.vcpu, state.cpu)
 
-    def check(self, state: MachineState) -> None:
+    def check(self, state: MachineState) -> dict[str, Any]:
         """Raise StateError unless this machine could become that one, wherever what its disks hold now is not the
-        reason.
+        reason. Returns the devices' registers, as they were validated.
         """
         for field in ("memory", "clock", "devices"):
             theirs, ours = getattr(state.config, field), getattr(self.config, field)
             if theirs != ours:
                 raise StateError(f"config.{field}: the state has {theirs!r}, this machine {ours!r}")
         check_cpu(state.cpu)
-        self.devices.check(state.devices)
         self.disks.check_config(state.config.disks)
+        return self.devices.check(state.devices)
 
-    def _check_fit(self, state: MachineState) -> None:
+    def _check_fit(self, state: MachineState) -> dict[str, Any]:
         """Could this machine become that one, here and now?"""
         if self.running:
             raise UsageError("a machine must be stopped to be restored")
-        self.check(state)
+        devices = self.check(state)
         # What a disk holds is sure only while nobody else may write to it.
         self.disks.hold()
         self.disks.check(state.disks)
+        return devices
 
     # ---------------------------------------------------------------- living through it again
 
@@ -558,7 +558,7 @@ class VirtualMachine(Inspection):
         self.paging.settle()
         self.monitor.stop = None
         epoch = self.epoch
-        self._restore(state)
+        self._restore(state, self.devices.check(state.devices))
         self.epoch = epoch
         self._repetition = Repetition(
             told, bytes(self.console.output[max(len(self.console.output) - told, 0) :])

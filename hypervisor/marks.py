@@ -1,29 +1,15 @@
-"""Marks: a byte for each page of RAM, not 0 if the page is meant. All at once they are as good as numbers."""
+"""Marks: a byte for each page of RAM, not 0 if the page is meant."""
 
 from __future__ import annotations
+
+from hypervisor.ext.marks import both, either, how_many, without
+
+__all__ = ["Marks", "both", "either", "from_bitmap", "how_many", "to_bitmap", "without"]
 
 Marks = bytes | bytearray | memoryview
 
 _TO_DIGITS = b"0" + b"1" * 255
 _FROM_DIGITS = bytes(range(256)).replace(b"01", b"\0\1")
-
-
-def either(one: Marks, other: Marks) -> bytearray:
-    """Marks of the pages that have one in ``one`` or in ``other``."""
-    joined = int.from_bytes(one, "little") | int.from_bytes(other, "little")
-    return bytearray(joined.to_bytes(len(one), "little"))
-
-
-def both(one: Marks, other: Marks) -> bytearray:
-    """Marks of the pages that have one in ``one`` and in ``other``; each must be 0 or 1 there."""
-    common = int.from_bytes(one, "little") & int.from_bytes(other, "little")
-    return bytearray(common.to_bytes(len(one), "little"))
-
-
-def without(one: Marks, other: Marks) -> bytearray:
-    """Marks of the pages that have one in ``one``, but none in ``other``; each must be 0 or 1 there."""
-    left = int.from_bytes(one, "little") & ~int.from_bytes(other, "little")
-    return bytearray(left.to_bytes(len(one), "little"))
 
 
 def to_bitmap(marks: Marks) -> bytes:

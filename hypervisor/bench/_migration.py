@@ -27,6 +27,25 @@ UNLIMITED: Final = 1 << 40
 """Bytes per second: QEMU has a limit of 128 MiB/s of its own."""
 
 
+def hear(pipe: Any, pattern: bytes) -> re.Match[bytes]:
+    """Read what a monitor says, up to something that fits ``pattern``.
+
+    Raises:
+        HostError: it ended before, or said nothing for too long.
+    """
+    deadline = time.monotonic() + PATIENCE
+    heard = b""
+    while True:
+        ready, _, _ = select.select([pipe], [], [], max(deadline - time.monotonic(), 0))
+        data = pipe.read1() if ready else b""
+        if not data:
+            raise HostError(f"bench migration: a monitor ended, or was silent: {heard[-200:]!r}")
+        heard += data
+        found = re.search(pattern, heard)
+        if found is not None:
+            return found
+
+
 class Figures(NamedTuple):
     """What a migration took: ms, ms, bytes."""
 
@@ -76,12 +95,12 @@ class Ours(Pair):
         self._here = self.start(*hv, str(image), "--memory", str(memory), "--append", words, talk=True)
         self._say(self._there, "run &")
         self._say(self._here, "run &")
-        self._address = self._hear(self._there.stderr, rb"tcp:\S+:\d+")[0].decode()
+        self._address = hear(self._there.stderr, rb"tcp:\S+:\d+")[0].decode()
 
     def migrate(self) -> Figures:
         path = self.folder / "report.json"
         self._say(self._here, f"migrate {self._address} {path}")
-        told = self._hear(self._here.stdout, rb"(?m)^(at tcp:|error: ).*$")[0].decode()
+        told = hear(self._here.stdout, rb"(?m)^(at tcp:|error: ).*$")[0].decode()
         if told.startswith("error"):
             raise HostError(f"bench migration: {told}")
         report = read_report(path)
@@ -91,20 +110,6 @@ class Ours(Pair):
         assert process.stdin is not None
         process.stdin.write(line.encode() + b"\n")
         process.stdin.flush()
-
-    def _hear(self, pipe: Any, pattern: bytes) -> re.Match[bytes]:
-        """What the process says, up to something that fits ``pattern``."""
-        deadline = time.monotonic() + PATIENCE
-        heard = b""
-        while True:
-            ready, _, _ = select.select([pipe], [], [], max(deadline - time.monotonic(), 0))
-            data = pipe.read1() if ready else b""
-            if not data:
-                raise HostError(f"bench migration: a monitor ended, or was silent: {heard[-200:]!r}")
-            heard += data
-            found = re.search(pattern, heard)
-            if found is not None:
-                return found
 
 
 class Qemu(Pair):

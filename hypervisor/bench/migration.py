@@ -2,8 +2,8 @@
 
 The guest is tern with the same command line, memory and time to warm up on both, the figures are those that
 each reports itself, and nothing limits the bandwidth. In between: how fast RAM that cannot be made any
-shorter is captured and restored, beside memcpy, and sent, beside a plain `send` through such a socket; and how
-long a guest in a file takes to its first instruction.
+shorter is captured and restored, beside memcpy, and sent, beside a plain `send` through such a socket; how
+long a guest in a file takes to its first instruction; and what it costs a guest to have a backup.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Final
 from hypervisor import images
 from hypervisor.bench import Record, record
 from hypervisor.bench._migration import QEMU, Figures, Ours, Pair, Qemu
+from hypervisor.bench._replication import replication
 from hypervisor.bench._restore import lazy_restore
 from hypervisor.bench._throughput import throughput
 from hypervisor.errors import HostError
@@ -43,11 +44,12 @@ WORKLOADS: Final[dict[str, str]] = {
 
 
 def measure(quick: bool) -> Iterator[Record]:
-    """Throughput, restoring from a file, then each workload in each size of memory."""
+    """Throughput, restoring from a file, replication, then each workload in each size of memory."""
     if shutil.which(QEMU) is None:
         raise HostError(f"bench migration: {QEMU} is needed for comparison (Debian: qemu-system-x86)")
     yield from throughput(quick)
     yield from lazy_restore(quick)
+    yield from replication(quick)
     image = images.find("tern")
     for memory in MEMORIES[:1] if quick else MEMORIES:
         for name, words in list(WORKLOADS.items())[:: 6 if quick else 1]:

@@ -226,7 +226,10 @@ class IsaPc:
 
     def restore(self, states: dict[str, DeviceState]) -> None:
         """Take over a state; raises as ``check``, and then nothing has changed."""
-        checked = self.check(states)
+        self.load(self.check(states))
+
+    def load(self, checked: dict[str, Any]) -> None:
+        """Take over the registers that ``check`` returned."""
         for name, device in self.devices.items():
             device.load(checked[name])
         self._stale = True

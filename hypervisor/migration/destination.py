@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 
 from hypervisor.errors import HostError, HypervisorError, MigrationError
+from hypervisor.marks import how_many
 from hypervisor.migration.address import Address
 from hypervisor.migration.channel import PATIENCE, Acceptor, Channel, LinkError, Timeouts
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
@@ -326,7 +327,7 @@ class Listener:
         recorder.received(received, reader.rounds)
         vm.restore(state)
         pager = None
-        if any(received.absent):
+        if how_many(received.absent):
             lifeline = None
             if received.checkpoint is not None:
                 lifeline = Lifeline(vm, received.checkpoint, state, recorder)

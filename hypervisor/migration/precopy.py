@@ -15,7 +15,7 @@ import time
 from typing import Final, Self
 
 from hypervisor.errors import MigrationError
-from hypervisor.marks import both, either, without
+from hypervisor.marks import both, either, how_many, without
 from hypervisor.migration.channel import Channel
 from hypervisor.migration.encoding import Deduplication, Link
 from hypervisor.migration.policy import Decision, Policy
@@ -104,7 +104,7 @@ class PreCopy:
         """The guest has stopped: send what it has written to since."""
         self._harvest()
         self._recorder.part(Part.HARVEST)
-        self._recorder.begin_last_pages(self._pages - self._pending.count(0))
+        self._recorder.begin_last_pages(how_many(self._pending))
         self._send_all(self._take_pending(), None, None)
         self._recorder.part(Part.LAST_PAGES)
 
@@ -148,7 +148,7 @@ class PreCopy:
         self._recorder.part(Part.HARVEST)
         present = self._vm.present()
         untouched, owed = without(self._pending, present), both(self._pending, present)
-        self._recorder.begin_last_pages(self._pages - self._pending.count(0))
+        self._recorder.begin_last_pages(how_many(self._pending))
         at = 0
         while at < self._pages:
             done = self._out.pages(untouched, at, present=present)
@@ -167,7 +167,7 @@ class PreCopy:
         self._recorder.end_round(round_, self._pending)
 
     def _send_all(self, sending: bytearray, round_: Round | None, pace: _Pace | None) -> None:
-        present = self._vm.present() if all(sending) else None
+        present = self._vm.present() if 0 not in sending else None
         # What is written to once is written to again; of all pages, if there is room for them.
         fits = present is not None and present.count(1) <= VERSIONS
         looked = time.monotonic()

@@ -6,6 +6,7 @@ import time
 from itertools import pairwise
 from typing import Final
 
+from hypervisor.marks import how_many
 from hypervisor.migration.report import COLUMNS, Part, Phase, Report, Round, Status
 from hypervisor.state.codec import PAGE_SIZE, Encoded
 from hypervisor.state.live import Received
@@ -110,7 +111,7 @@ class Recorder:
         """The round is over; ``pending`` marks the pages that were written to meanwhile."""
         ram = self.report.ram
         elapsed = max(time.monotonic_ns() - self._round_began, 1)
-        left = len(pending) - pending.count(0)
+        left = how_many(pending)
         round_.time = _ms(elapsed)
         round_.bytes = ram.transferred - self._round_from
         round_.dirty_pages = left

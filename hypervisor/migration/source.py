@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 
 from hypervisor.errors import HypervisorError, MigrationError, UsageError
+from hypervisor.marks import how_many
 from hypervisor.migration.address import Address, parse_address
 from hypervisor.migration.channel import PATIENCE, Channel, LinkError, Timeouts, connect
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
@@ -97,7 +98,7 @@ def send(
         channel = connect(target, timeouts, credentials)
         _introduce(channel, departure, recorder)
         owed = _transfer(channel, departure, recorder, policy, mode)
-        if any(owed):
+        if how_many(owed):
             departure.owes = True
             handover.pages = PageServer(vm, owed, departure.transfer, recorder, prepaging)
         _commit(channel, departure, recorder)

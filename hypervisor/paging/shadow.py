@@ -32,6 +32,7 @@ from hypervisor.ext.cpu import ONES, SINK, Cpu
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.hardware import untranslatable
 from hypervisor.hardware.faults import INVALID_OPCODE, GuestFault
+from hypervisor.marks import how_many
 from hypervisor.paging.entries import ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE
 from hypervisor.paging.physical import NOWHERE, RAM_BASE, PhysicalMap
 from hypervisor.paging.walk import GuestTables, Translation
@@ -294,8 +295,9 @@ class ShadowPaging:
 
     def forget_code(self) -> None:
         """All of RAM may have changed: drop everything that was derived from it."""
-        self.code[:] = bytes(len(self.code))
-        self.inspected[:] = bytes(len(self.inspected))
+        for marks in (self.code, self.inspected):
+            if how_many(marks):
+                marks[:] = bytes(len(marks))
         self.translated.clear()
         self.drop()
         self.cpu.forget_all()

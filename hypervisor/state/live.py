@@ -229,15 +229,17 @@ class LiveReader:
             if progress is not None:
                 progress(seen.count(1) * PAGE_SIZE, total)
         checkpoint = self._checkpoint(seen)
-        absent = bytearray(pages)
+        absent = stale = bytearray(pages)
         if sections.name == "absent":
             absent = read_absent(sections, pages)
+            stale = both(seen, absent)
             sections.advance()
-        self._require(either(seen, absent))
+            self._require(either(seen, absent))
+        else:
+            self._require(seen)
         state = read_machine(sections, self.head)
         if sections.name != "end":
             raise StateError(f"section {sections.name}: it has no place here")
-        stale = both(seen, absent)
         return state, Received(zero, normal, delta, copied, absent, stale, checkpoint, sections.end())
 
     def _checkpoint(self, seen: bytearray) -> Checkpoint | None:

@@ -136,8 +136,12 @@ class MachineState(Struct, frozen=True, forbid_unknown_fields=True):
 def encode(value: Struct) -> bytes:
     """The canonical bytes of a state: equal states give equal bytes.
 
-    msgspec's own ``order="deterministic"`` refuses keys that are not strings, which ``msrs`` has.
+    msgspec's own order refuses keys that are not strings, which ``msrs`` has; and only this one value does.
     """
+    try:
+        return msgspec.msgpack.encode(value, order="sorted")
+    except TypeError:
+        pass
     plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))
     return msgspec.msgpack.encode(_ordered(plain))
 

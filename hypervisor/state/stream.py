@@ -22,6 +22,7 @@ from typing import Annotated, Final, NamedTuple, Protocol
 from msgspec import Meta, Struct
 
 from hypervisor.errors import StateError
+from hypervisor.marks import how_many
 from hypervisor.state.codec import PAGE_SIZE, Encoder, bound, decode, inspect
 from hypervisor.state.model import STATE_VERSION, U32, MachineState
 from hypervisor.state.parts import (
@@ -214,7 +215,7 @@ def write_chunks(
     out = SectionWriter(write, STATE_VERSION, 0 if changes is None else INCREMENT)
     write_configuration(out, Configuration(state.config, state.identity, state.epoch))
     if changes is not None:
-        count = len(changes.pages) - changes.pages.count(0)
+        count = how_many(changes.pages)
         out.section("parent", pack("parent", Parent(changes.parent, changes.name, count)))
     write_machine(out, state)
     zero = normal = 0
