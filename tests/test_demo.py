@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "hypervisor.cli.main", "demo"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"}
 
-ROW = re.compile(r"^(moved at|exits on A|pages|sent|downtime) +([\d,.]+)  ", re.MULTILINE)
+ROWS = {"move begun at", "moved at", "exits on A", "round 1", "pages", "sent", "downtime", "console silent"}
+ROW = re.compile(r"^([a-zA-Z]+(?: [a-zA-Z0-9]+)*) +([\d,.]+)  ", re.MULTILINE)
 
 
 @pytest.mark.smoke
@@ -35,7 +36,9 @@ def test_without_a_terminal_it_tells_a_plain_story() -> None:
     assert "\x1b" not in done.stdout
     story, _, summary = done.stdout.partition("\n\n")
     counted = {
-        side: [int(text) for text in re.findall(rf"^  {side} \| \[2\] (\d+)$", story, re.MULTILINE)]
+        side: [
+            int(text) for text in re.findall(rf"^ +\d+\.\d\d s  {side} \| \[2\] (\d+)$", story, re.MULTILINE)
+        ]
         for side in "AB"
     }
     assert len(counted["A"]) > 2
@@ -43,7 +46,11 @@ def test_without_a_terminal_it_tells_a_plain_story() -> None:
     both = counted["A"] + counted["B"]
     assert both == list(range(1, len(both) + 1)), "a counter missed or repeated something on the way"
     rows = dict(ROW.findall(summary))
-    assert set(rows) == {"moved at", "exits on A", "pages", "sent", "downtime"}
+    assert set(rows) >= ROWS
+    begun, moved = (int(rows[what].replace(",", "")) for what in ("move begun at", "moved at"))
+    assert begun < moved, "the guest did not go on while it was copied"
+    meanwhile = story.partition("and A goes on\n")[2].partition("B has the guest")[0]
+    assert " A | [" in meanwhile, "the console was silent while the guest was copied"
     assert rows["pages"] == "4,096"
     b, twin = re.findall(r"^digest of .*?([0-9a-f]{32})", summary, re.MULTILINE)
     assert b == twin
@@ -75,7 +82,7 @@ def test_the_moment_is_random_and_can_be_chosen_again(monkeypatch, capsys) -> No
     moments = []
     for arguments in (["--seed", "5"], ["--seed", "5"], []):
         assert main.main(["demo", "--memory", "4m", *arguments]) == 0
-        moments.append(re.search(r"^moved at +([\d,]+)", capsys.readouterr().out, re.MULTILINE)[1])
+        moments.append(re.search(r"^move begun at +([\d,]+)", capsys.readouterr().out, re.MULTILINE)[1])
     assert moments[0] == moments[1] != moments[2]
 
 

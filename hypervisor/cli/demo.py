@@ -1,10 +1,11 @@
 """`hv demo`: a guest moves to a second monitor process while it works, and cannot tell.
 
 Three machines run the same kernel with the same keys typed at the same instruction. A is in this
-process. At an instruction chosen at random it is stopped and sent over TCP to B, a monitor in a process
-of its own (`hv run --incoming ...`, which anybody can start by hand), which runs it on. The twin never
-moves. Virtual time is the number of instructions, so at the end B and the twin must agree in every bit of
-registers, devices and memory: that is what the digests say.
+process. From an instruction chosen at random on it is copied over TCP to B, a monitor in a process of its
+own (`hv run --incoming ...`, which anybody can start by hand), while it goes on counting on its console; the
+copying is slowed down so that there is something to see. Then it stops for some milliseconds, and B runs it
+on. The twin never moves. Virtual time is the number of instructions, so at the end B and the twin must agree
+in every bit of registers, devices and memory: that is what the digests say.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from hypervisor import images
 from hypervisor.cli.command import Command, Option
 from hypervisor.errors import HypervisorError, MigrationError
+from hypervisor.migration.policy import PreCopyPolicy
 from hypervisor.migration.report import Report
 from hypervisor.migration.source import send
 from hypervisor.repl import machines
@@ -32,8 +35,14 @@ if TYPE_CHECKING:
     from hypervisor.machine import VirtualMachine
 
 PROMPT = b"tern$ "
-KEYS = b"count 1000 40 &\ncount 1000 60 &\nps; sum 20; sum 100\n"
-"""Two counters that print every 40 and 60 ms, and checksums that keep the processor busy all the way."""
+KEYS = b"count 1000 40 &\ncount 1000 60 &\ndirty 2560 256 &\nps\n"
+"""Two counters that print every 40 and 60 ms, and a writer of 10 MB/s that checks what it wrote."""
+
+POLICY = PreCopyPolicy(rate=2e6)
+"""Slow enough to be watched."""
+
+GLANCE = 0.002
+"""Seconds between two looks at the console of the guest that runs."""
 
 CHUNK = 100_000
 """Instructions between two looks for output."""
@@ -41,10 +50,10 @@ CHUNK = 100_000
 BOOT_LIMIT = 50_000_000
 """Instructions after which a kernel that shows no prompt has failed to boot."""
 
-BEFORE = (10_000_000, 30_000_000)
-"""The guest moves between so many instructions after the keys; 100 million make a second for it."""
+BEFORE = (700_000, 900_000)
+"""The move begins between so many instructions after the keys: the guest, mostly idle, needs 300,000 for a second."""
 
-AFTER = 30_000_000
+AFTER = 200_000
 """Instructions that it runs on at B before all is compared."""
 
 PATIENCE = 60.0
@@ -60,20 +69,17 @@ def run(options: argparse.Namespace) -> int:
     with boot(options.memory) as vm, Destination() as b:
         show.say(f"A boots tern: its kernel runs in ring 1, in {options.memory >> 20} MiB")
         typed_at = run_to_prompt(vm)
-        move_at = typed_at + random.Random(seed).randint(*BEFORE)  # noqa: S311 - any moment will do
-        end_at = move_at + AFTER
+        begin_at = typed_at + random.Random(seed).randint(*BEFORE)  # noqa: S311 - any moment will do
+        show.say(f"B waits in another process: hv run --incoming {b.address} --prompt --pace")
         vm.console.send(KEYS)
-        for output in run_in_chunks(vm, move_at):
+        vm.pace = True  # when it is idle it waits, as hardware would
+        for output in run_in_chunks(vm, begin_at):
             show.console("A", output)
-        show.end_line()
-        show.say(f"A is stopped at instruction {move_at:,}, wherever that is (again: --seed {seed})")
-
-        address = b.address
-        show.say(f"B waits in another process: hv run --incoming {address} --prompt")
-        with machines.progress("A -> B", sys.stdout) as advance:
-            report = send(vm, address, progress=advance)
-        before, exits = bytes(vm.console.output), sum(vm.exit_counts().values())
-
+        show.say(f"the move begins at instruction {begin_at:,} (again: --seed {seed}), and A goes on")
+        report = move(vm, b.address, show)
+        moved_at, exits = vm.instructions, sum(vm.exit_counts().values())
+        before = bytes(vm.console.output)
+        end_at = moved_at + AFTER
         show.say("B has the guest, and goes on with it")
         after = b""
         for output in b.run_to(end_at):
@@ -87,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         twin.run(until=typed_at)
         twin.console.send(KEYS)
         twin.run(until=end_at)
-        outcome = Outcome(move_at, end_at, report, exits, arrived, twin.digest())
+        outcome = Outcome(begin_at, moved_at, end_at, report, exits, show.silence, arrived, twin.digest())
         # B's prompt ends an unfinished line before it says anything itself.
         same_text = (before + after).rstrip(b"\n") == bytes(twin.console.output).rstrip(b"\n")
 
@@ -98,10 +104,13 @@ def run(options: argparse.Namespace) -> int:
 class Outcome(NamedTuple):
     """What there is to tell at the end."""
 
-    move_at: int
+    begin_at: int
+    moved_at: int
     end_at: int
     report: Report
     exits: int
+    silence: float
+    """Seconds between A's last word and B's first."""
     arrived: str
     twin: str
 
@@ -114,14 +123,26 @@ class Outcome(NamedTuple):
         ram, report = self.report.ram, self.report
         pages = ram.total // ram.page_size
         again = self.report.xbzrle_cache.pages + self.report.copied_pages
-        yield "moved at", f"{self.move_at:,}", f"of {self.end_at:,} instructions"
+        yield "move begun at", f"{self.begin_at:,}", f"of {self.end_at:,} instructions"
+        yield "moved at", f"{self.moved_at:,}", f"so many more ran at A: {self.moved_at - self.begin_at:,}"
         yield "exits on A", f"{self.exits:,}", "times the monitor stepped in until then"
+        for one in report.rounds:
+            yield (
+                f"round {one.number}",
+                f"{one.pages:,}",
+                f"pages in {one.time:,.0f} ms, while A wrote to {one.dirty_pages:,}",
+            )
         yield "pages", f"{pages:,}", f"{ram.duplicate:,} zero, {ram.normal:,} raw, {again:,} by others"
         yield "sent", f"{ram.transferred:,}", f"bytes, for {ram.total:,} bytes of memory"
         yield (
             "downtime",
             f"{report.downtime:.1f}",
-            f"ms, of {report.total_time:.1f} ms for all of the migration",
+            f"ms, of {report.total_time:,.0f} ms for all of the migration",
+        )
+        yield (
+            "console silent",
+            f"{1000 * self.silence:.0f}",
+            "ms between A and B; it counts every 40 and 60 ms",
         )
         yield "digest of B", "", self.arrived
         yield "digest of the twin", "", f"{self.twin} ({'equal' if self.same_state else 'DIFFERENT'})"
@@ -155,6 +176,31 @@ def run_in_chunks(vm: VirtualMachine, until: int) -> Iterator[bytes]:
             raise HypervisorError(f"tern ended by itself: {stop.reason} at instruction {vm.instructions:,}")
 
 
+def move(vm: VirtualMachine, address: str, show: Show) -> Report:
+    """Send the guest away while it runs, and show what it says meanwhile."""
+    seen = len(vm.console.output)
+
+    def look() -> None:
+        nonlocal seen
+        output = bytes(vm.console.output[seen:])
+        seen += len(output)
+        show.console("A", output)
+
+    with machines.progress("A -> B", sys.stdout) as advance, ThreadPoolExecutor() as threads:
+        life = threads.submit(vm.run)
+        sending: Future[Report] = threads.submit(send, vm, address, policy=POLICY, progress=advance)
+        try:
+            while not sending.done():
+                look()
+                time.sleep(GLANCE)
+            report = sending.result()
+        finally:
+            vm.request_stop()  # if it was not sent
+            life.result()
+        look()
+    return report
+
+
 class Show:
     """What the demo prints: plain text, and on a terminal in colour."""
 
@@ -163,6 +209,10 @@ class Show:
 
         self._out = Console(highlight=False, soft_wrap=True)
         self._line = ""
+        self._began = time.monotonic()
+        self._spoke = ("", 0.0)
+        self.silence = 0.0
+        """Seconds between the last word of one console and the first of the next."""
 
     def _print(self, text: str, style: str = "") -> None:
         self._out.print(text, style=style, markup=False, emoji=False)
@@ -172,13 +222,20 @@ class Show:
         self._print(text, "bold")
 
     def console(self, who: str, output: bytes) -> None:
-        """Output of the guest, line by line as a terminal would show it in the end."""
+        """Output of the guest, line by line as a terminal would show it in the end, and when that was."""
+        if not output:
+            return
+        now = time.monotonic()
+        before, then = self._spoke
+        if before not in ("", who):
+            self.silence = now - then
+        self._spoke = (who, now)
         *lines, self._line = (self._line + output.decode(errors="replace")).split("\n")
         for line in lines:
             # tern redraws its prompt below a background job's line: carriage return, erase to the end.
             text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").rpartition("\r")[2]).rstrip()
             if text:
-                self._print(f"  {who} | {text}", "cyan" if who == "A" else "green")
+                self._print(f"{now - self._began:6.2f} s  {who} | {text}", "cyan" if who == "A" else "green")
 
     def end_line(self) -> None:
         """Nothing more comes from this console; the line that it left unfinished stays unseen."""
@@ -200,7 +257,7 @@ class Destination:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "hypervisor.cli.main", "run"]
-        command += ["--incoming", "tcp:127.0.0.1:0", "--prompt"]
+        command += ["--incoming", "tcp:127.0.0.1:0", "--prompt", "--pace"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)  # noqa: S603 - ourselves
         self._address = ""
@@ -234,10 +291,10 @@ class Destination:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        # Bytes: reading text would turn the guest's carriage returns into line ends.
         with contextlib.suppress(BrokenPipeError):  # if it is gone, its output ends too soon
             self._process.stdin.write(f"until {instruction}\ndigest\nquit\n".encode())
             self._process.stdin.close()
+        # Bytes: reading text would turn the guest's carriage returns into line ends.
         deadline = time.monotonic() + PATIENCE
         pending, inside = b"", False
         while True:
