@@ -44,6 +44,7 @@ from hypervisor.monitor.gate import Gate
 from hypervisor.monitor.loop import FOREVER, Monitor, Stop
 from hypervisor.monitor.pacing import Pacer
 from hypervisor.monitor.replay import Repetition, Replay
+from hypervisor.monitor.sites import Hole
 from hypervisor.monitor.vcpu import VirtualCpu
 from hypervisor.paging.absent import AbsentFrames
 from hypervisor.paging.copy_on_write import CopyOnWrite
@@ -432,6 +433,17 @@ class VirtualMachine(Inspection):
     @pace.setter
     def pace(self, wanted: bool) -> None:
         self.pacer.paced = wanted
+
+    @property
+    def technique(self) -> str:
+        """Under which technique the guest runs now: under ``auto``, ``trap`` or ``patch``."""
+        name: str = self.monitor.sites.technique.name
+        return "trap" if name == "auto" else name
+
+    @property
+    def hole(self) -> Hole | None:
+        """What ended the time of ``trap`` under ``auto``, if something did."""
+        return self.monitor.sites.hole
 
     @property
     def instructions(self) -> int:

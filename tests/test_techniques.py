@@ -9,6 +9,7 @@ import threading
 
 import msgspec
 import pytest
+from live_move import Runner
 from tern_guest import build
 
 from hypervisor.machine import VirtualMachine
@@ -22,6 +23,8 @@ SESSION = b"selftest\necho $?\npoweroff\n"
 STEP = 3_000_000
 WAYS = list(itertools.product(TECHNIQUES, FORMS))
 HOPS = 30
+MEANWHILE = 1_000_000
+"""Instructions that a guest may go on for while it is copied."""
 
 
 def boot(technique: str, paging: str) -> VirtualMachine:
@@ -57,8 +60,8 @@ def test_every_technique_reaches_the_same_states(technique: str, paging: str) ->
         assert vm.console.output == console
 
 
-def hop(vm: VirtualMachine, technique: str, paging: str) -> VirtualMachine:
-    """Move a guest through a socket into a machine of this process that runs it in another way."""
+def hop(vm: VirtualMachine, until: int, technique: str, paging: str) -> VirtualMachine:
+    """Move a guest, which goes on meanwhile, up to there, into a machine of this process that runs it in another way."""
     arrived: list[VirtualMachine] = []
 
     def receive() -> None:
@@ -71,9 +74,9 @@ def hop(vm: VirtualMachine, technique: str, paging: str) -> VirtualMachine:
     with Listener("tcp:127.0.0.1:0") as listener:
         receiver = threading.Thread(target=receive)
         receiver.start()
-        send(vm, listener.address)
+        with Runner(vm, until):
+            send(vm, listener.address)
         receiver.join()
-    vm.close()
     return arrived[0]
 
 
@@ -85,10 +88,12 @@ def test_a_guest_that_moves_around_all_techniques_ends_like_one_that_stayed(seed
     told = b""
     vm = boot("trap", "traced")
     for moment in sorted(dice.sample(range(last), HOPS)):
-        vm.run(until=moment)
-        told += vm.console.output
+        vm.run(until=max(moment, vm.instructions))
         technique, paging = dice.choice(WAYS)
-        vm = hop(vm, technique, paging)
+        arrived = hop(vm, min(vm.instructions + MEANWHILE, last - 1), technique, paging)
+        told += vm.console.output
+        vm.close()
+        vm = arrived
         assert vm.config.technique == technique
     with vm:
         assert vm.run(until=last).reason == "exit"

@@ -11,6 +11,7 @@ host-physical address, and none has to be given up because another program runs 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from hypervisor.ext.cpu import ANY, MOST_SITES
 from hypervisor.hardware.x86 import CS, D_BIG
@@ -49,11 +50,22 @@ class Opcodes:
     @staticmethod
     def announced(*sets: Mapping[int, int]) -> dict[int, int]:
         """What to announce for these forms: the CPU tells memory forms apart only."""
-        return {
-            opcode: ANY if forms >= 1 << REGISTER_FORMS else forms
-            for opcodes in sets
-            for opcode, forms in opcodes.items()
-        }
+        announced: dict[int, int] = {}
+        for opcodes in sets:
+            for opcode, forms in opcodes.items():
+                announced[opcode] = announced.get(opcode, 0) | (
+                    ANY if forms >= 1 << REGISTER_FORMS else forms
+                )
+        return announced
+
+
+class Hole(NamedTuple):
+    """The instruction that ended the time of a technique."""
+
+    gva: int
+    instructions: int
+    """Retired before the block that holds it ran for the first time."""
+    code: bytes
 
 
 class Sites:
@@ -61,18 +73,27 @@ class Sites:
 
     def __init__(self, v: VirtualCpu, technique: type[Technique]) -> None:
         self.v = v
+        self.hole: Hole | None = None
+        """Why it is not the technique any more that it was in the beginning, if so."""
+        self.noted = Opcodes(unrestartable.NOTED, unrestartable.NOTED_AFTER_0F)
+        self.known: dict[tuple[bool, bytes], tuple[tuple[int, bool], ...]] = {}
+        """Code, and whether it is 32-bit code -> where in it such instructions begin, and whether they are watched."""
+        self._use(technique)
+
+    def _use(self, technique: type[Technique]) -> None:
+        """Watch for what this technique wants, and look for what only its successor does."""
+        self.technique = technique
         self.names = technique.site_names | unrestartable.EMULATED.keys()
         """Names of the watched instructions."""
         self.watched = Opcodes(
             {**technique.one_byte_sites, **unrestartable.WATCHED},
             {**technique.two_byte_sites, **unrestartable.WATCHED_AFTER_0F},
         )
-        self.noted = Opcodes(unrestartable.NOTED, unrestartable.NOTED_AFTER_0F)
-        self.known: dict[tuple[bool, bytes], tuple[tuple[int, bool], ...]] = {}
-        """Code, and whether it is 32-bit code -> where in it such instructions begin, and whether they are watched."""
-        v.cpu.announce_opcodes(
-            Opcodes.announced(self.watched.one_byte, self.noted.one_byte),
-            Opcodes.announced(self.watched.two_byte, self.noted.two_byte),
+        later = technique.successor
+        self.holes = Opcodes({}, {}) if later is None else Opcodes(later.one_byte_sites, later.two_byte_sites)
+        self.v.cpu.announce_opcodes(
+            Opcodes.announced(self.watched.one_byte, self.holes.one_byte, self.noted.one_byte),
+            Opcodes.announced(self.watched.two_byte, self.holes.two_byte, self.noted.two_byte),
         )
 
     def code_at(self, gva: int, size: int) -> bytes:
@@ -89,7 +110,7 @@ class Sites:
         big = cpu.segment_flags(CS) & D_BIG != 0
         found = self.known.get((big, code))
         if found is None:
-            found = self.find(code, cpu.instructions(pc, size))
+            found = self.find(pc, code, cpu.instructions(pc, size))
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
             self.known[big, code] = found
@@ -102,11 +123,16 @@ class Sites:
         if hooked:
             cpu.forget(pc, size)
 
-    def find(self, code: bytes, starts: list[int]) -> tuple[tuple[int, bool], ...]:
+    def find(self, pc: int, code: bytes, starts: list[int]) -> tuple[tuple[int, bool], ...]:
         found = []
         for offset in starts:
             instruction = code[offset : offset + LONGEST]
             watched = self.watched.begin(instruction)
+            if not watched and self.holes.begin(instruction):
+                self.hole = Hole(pc + offset & 0xFFFFFFFF, self.v.cpu.get_retired(), instruction)
+                assert self.technique.successor is not None
+                self._use(self.technique.successor)
+                watched = True
             if watched or self.noted.begin(instruction):
                 found.append((offset, watched))
         return tuple(found)

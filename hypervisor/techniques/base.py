@@ -46,6 +46,9 @@ class Technique:
     watched one by one."""
     site_names: ClassVar[frozenset[str]]
     """The same instructions by Capstone's names."""
+    successor: ClassVar[type[Technique] | None] = None
+    """What takes over, for good, as soon as an instruction is found that only it watches. It may differ from this
+    technique in its sites alone."""
 
     @staticmethod
     def real_ring(cpl: int) -> int:

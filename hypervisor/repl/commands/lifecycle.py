@@ -15,12 +15,23 @@ from hypervisor.state.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
     from hypervisor.devices.image import DiskFile
+    from hypervisor.machine import VirtualMachine
 
 Increment = Annotated[str, choice("increment", "increment")]
 Lazy = Annotated[str, choice("lazy", "lazy")]
 
 _FIRST = "default"
 """The snapshot's name if none is said."""
+
+
+def _technique(vm: VirtualMachine) -> str:
+    """Its name, and under ``auto`` what became of it."""
+    if vm.config.technique == vm.technique:
+        return vm.technique
+    if vm.hole is None:
+        return f"{vm.config.technique}: {vm.technique}, no hole was found"
+    where = f"{vm.hole.gva:#010x}, found at instruction {vm.hole.instructions:,}"
+    return f"{vm.config.technique}: {vm.technique}, since the hole at {where}"
 
 
 @command("info")
@@ -33,7 +44,7 @@ def info(prompt: Prompt) -> str:
         "identity": vm.identity,
         "epoch": vm.epoch,
         "memory": f"{config.memory >> 10:,} KiB",
-        "technique": config.technique,
+        "technique": _technique(vm),
         "clock": config.clock,
     }
     for disk in config.disks:
