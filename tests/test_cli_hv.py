@@ -15,11 +15,13 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from hypervisor import bench
 from hypervisor.bench import Record, compare, meets, record
+from hypervisor.bench._chart import svg
 from hypervisor.cli import main as cli
 from hypervisor.cli.bench import figure
 from hypervisor.cli.command import Option
@@ -406,6 +408,36 @@ def test_bench_prints_a_table_and_a_missed_target_is_no_failure(capsys):
     assert cli.main(["bench", "all"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("thing", "4 ns", "2 ns other", "2.00", "<= 1.5", "missed"))
+
+
+@pytest.mark.usefixtures("a_benchmark")
+def test_bench_draws_a_chart(tmp_path, capsys):
+    path = tmp_path / "chart.svg"
+    assert cli.main(["bench", "things", "--chart", str(path)]) == 0
+    assert "thing" in capsys.readouterr().out
+    assert "hv bench things" in "".join(ET.parse(path).getroot().itertext())
+
+
+@pytest.mark.usefixtures("a_benchmark")
+def test_a_chart_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, capsys):
+    path = tmp_path / "nowhere" / "chart.svg"
+    assert cli.main(["bench", "things", "--chart", str(path)]) == 1
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", f"hv: cannot write {path}: No such file or directory\n")
+
+
+def test_a_chart_has_a_panel_for_each_thing_and_a_bar_for_each_way():
+    records = [
+        record(f"{what}: {way}", value, unit, reference=2.0, reference_name="QEMU")
+        for what, unit in (("fork", "s"), ("a & b", "ns"))
+        for way, value in (("trap, lazy", 1.0), ("guest, lazy", 4.0))
+    ]
+    picture = ET.fromstring(svg("hv bench x", records))
+    bars = [float(one.get("width")) for one in picture.iter("{http://www.w3.org/2000/svg}rect")][1:]
+    assert len(bars) == 4
+    assert bars[1] == pytest.approx(4 * bars[0], rel=0.01)
+    texts = [one.text for one in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"fork (s)", "a & b (ns)", "trap, lazy", "QEMU 2"} <= set(texts)
 
 
 @pytest.mark.usefixtures("a_benchmark")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypervisor import bench
+from hypervisor.bench._chart import svg
 from hypervisor.cli.command import Command, Option
+from hypervisor.errors import HostError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,20 +25,31 @@ def run(options: argparse.Namespace) -> int:
         return 0
     names = bench.names() if options.name == "all" else [options.name]
     measures = [(name, bench.find(name)) for name in names]
+    if options.chart is not None:
+        draw(options.chart, "hv bench", [])  # what cannot be written is told before an hour of measuring
+    records: list[bench.Record] = []
+    for name, measure in measures:
+        records += measure(options.quick) if options.json else show(name, measure(options.quick))
     if options.json:
         import msgspec  # noqa: PLC0415
 
-        records = [record for _, measure in measures for record in measure(options.quick)]
         encoded = msgspec.json.format(msgspec.json.encode(records), indent=2)
         print(encoded.decode())
-        return 0
-    for name, measure in measures:
-        show(name, measure(options.quick))
+    if options.chart is not None:
+        draw(options.chart, f"hv bench {options.name}", records)
     return 0
 
 
-def show(name: str, records: Iterator[bench.Record]) -> None:
-    """A table that is printed when it is complete; until then, what was measured last."""
+def draw(path: Path, title: str, records: list[bench.Record]) -> None:
+    """Raises HostError if the chart cannot be written."""
+    try:
+        path.write_text(svg(title, records))
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def show(name: str, records: Iterator[bench.Record]) -> list[bench.Record]:
+    """A table that is printed when it is complete; until then, what was measured last. Returns the records."""
     from rich.console import Console  # noqa: PLC0415
 
     done = []
@@ -45,6 +59,7 @@ def show(name: str, records: Iterator[bench.Record]) -> None:
             status.update(f"{name}: {record.name} {figure(record.value)} {record.unit}")
     # A pipe has no width of its own: do not cut the table down to rich's default of 80 there.
     Console(width=None if sys.stdout.isatty() else 120).print(table(name, done))
+    return done
 
 
 def table(name: str, records: list[bench.Record]) -> Table:
@@ -89,10 +104,15 @@ COMMAND = Command(
     options=(
         Option(("name",), "a benchmark, or `all`; without it, list them", metavar="NAME"),
         Option(("--quick",), "a few seconds, rough figures", default=False, switch=True),
+        Option(("--chart",), "draw the figures, as SVG", Path, metavar="FILE"),
         Option(("--json",), "print records instead of a table", default=False, switch=True),
         Option(("--list",), "list the benchmarks", default=False, switch=True),
     ),
     examples=("hv bench --list",),
-    slow_examples=("hv bench traps", "hv bench all --json >figures.json"),
+    slow_examples=(
+        "hv bench traps",
+        "hv bench techniques --chart techniques.svg",
+        "hv bench all --json >figures.json",
+    ),
     text="Each figure is a median of at least five, taken in alternation with its reference on this machine.",
 )
