@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import os
 import threading
 import time
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -35,9 +35,11 @@ from hypervisor.migration import (
     UnsettledError,
     send,
 )
+from hypervisor.migration.channel import Channel
 from hypervisor.migration.policy import FixedRounds
 from hypervisor.migration.postcopy import Mode
 from hypervisor.migration.prepaging import Stretch
+from hypervisor.state.sections import Readable
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +139,22 @@ def carried(mode: Mode) -> dict[Direction, int]:
     return dict(link.carried)
 
 
+def messages(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """After how many bytes to the destination each message, or piece of a stream, of the source ends."""
+    ends: dict[Channel, list[int]] = {}
+    write = Channel.write
+
+    def noting(channel: Channel, data: Readable) -> None:
+        write(channel, data)
+        ends.setdefault(channel, []).append(channel.sent)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Channel, "write", noting)
+        total = carried(mode)[TO_DESTINATION]
+    (of_source,) = [found for found in ends.values() if found[-1] == total]
+    return of_source
+
+
 @MOVING
 def test_a_guest_arrives_before_its_pages(mode: Mode) -> None:
     assert hand_over(mode, None) == "arrived"
@@ -156,17 +174,33 @@ def test_a_link_cut_after_any_byte_to_the_source_loses_nothing(mode: Mode, kind:
 
 @MOVING
 @pytest.mark.parametrize("kind", ["close", "reset"])
-def test_a_link_cut_anywhere_on_the_way_to_the_destination_loses_nothing(mode: Mode, kind: str) -> None:
-    total = carried(mode)[TO_DESTINATION]
-    commit = bisect.bisect_left(
-        range(total), True, key=lambda count: hand_over(mode, Fault(TO_DESTINATION, count, kind)) != "stayed"
-    )
-    # All of the messages; of the streams around Commit, which have tests of their own, a part.
-    around = range(max(commit - 20, 0), min(commit + 120, total))
-    counts = {*range(0, 400, 7), *range(400, total, total // 40), *around, *range(total - 60, total)}
+def test_a_link_cut_in_any_message_to_the_destination_loses_nothing(
+    mode: Mode, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it, in the middle of it, and with its last byte missing."""
+    ends = messages(mode, monkeypatch)
+    counts = {at for start, end in pairwise([0, *ends]) for at in (start, (start + end) // 2, end - 1)}
     outcomes = [hand_over(mode, Fault(TO_DESTINATION, count, kind)) for count in sorted(counts)]
     assert {"stayed", "unsettled", "owing"} <= set(outcomes)
     assert sorted(outcomes, key=ORDER.index) == outcomes
+
+
+@pytest.mark.soak
+@MOVING
+def test_a_link_cut_after_any_byte_to_the_destination_loses_nothing(mode: Mode) -> None:
+    total = carried(mode)[TO_DESTINATION]
+    outcomes = [hand_over(mode, Fault(TO_DESTINATION, count, "close")) for count in range(total)]
+    assert sorted(outcomes, key=ORDER.index) == outcomes
+
+
+@pytest.mark.soak
+@MOVING
+def test_a_link_that_falls_silent_in_any_message_to_the_destination_loses_nothing(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start, end in pairwise([0, *messages(mode, monkeypatch)]):
+        for count in {start, (start + end) // 2}:
+            hand_over(mode, Fault(TO_DESTINATION, count, "stall"), HASTY)
 
 
 @MOVING
