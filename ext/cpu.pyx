@@ -177,6 +177,8 @@ cdef enum:
     HF_SS32 = 1 << 5
     HF_ADDSEG = 1 << 6
     HF_MP_SHIFT = 9
+    HF_OSFXSR = 1 << 22
+    CR4_OSFXSR = 1 << 9
     DESC_B = 1 << 22
     VM_FLAG = 1 << 17
 
@@ -1329,12 +1331,15 @@ cdef class Cpu:
         """The real current privilege level."""
         return hflags(&self.core) & HF_CPL
 
-    def set_fpu_control(self, uint32_t cr0):
-        """Make TS, EM and MP of the real CR0 what the guest's are, so that #NM comes when it should."""
+    def set_fpu_control(self, uint32_t cr0, uint32_t cr4):
+        """Make TS, EM and MP of the real CR0 what the guest's are, so that #NM comes when it should; and let SSE
+        instructions be undefined unless the guest's CR4 has OSFXSR. (The real one always has it.)"""
         cdef uint64_t *real = <uint64_t *>(self.core.env + ENV_CR)
         cdef uint32_t *h = <uint32_t *>(self.core.env + ENV_HFLAGS)
         real[0] = (real[0] & ~<uint64_t>0xe) | (cr0 & 0xe)
-        h[0] = (h[0] & ~<uint32_t>(7 << HF_MP_SHIFT)) | (cr0 & 0xe) << (HF_MP_SHIFT - 1)
+        h[0] = (h[0] & ~<uint32_t>(7 << HF_MP_SHIFT | HF_OSFXSR)) | (cr0 & 0xe) << (HF_MP_SHIFT - 1)
+        if cr4 & CR4_OSFXSR:
+            h[0] |= HF_OSFXSR
 
     def control(self, int index):
         """The real CR0, CR2, CR3 or CR4."""
@@ -1398,7 +1403,7 @@ cdef class Cpu:
         self.set_eflags(0x202)
         for i in range(4):
             self.set_segment(i, 9 if i == 1 else 0x11, 0, 0xffffffff, 0xcfbb00 if i == 1 else 0xcfb300)
-        self.set_fpu_control(cr0)
+        self.set_fpu_control(cr0, CR4_OSFXSR)
         self.load_root(SIDE_ROOT)
         self.forget(PROBE_CODE, 64)
         self.set_eip(PROBE_CODE)

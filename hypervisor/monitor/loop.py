@@ -36,7 +36,7 @@ from hypervisor.hardware.faults import (
 from hypervisor.hardware.x86 import ESP, IF, MASK_32, SS, TF
 from hypervisor.monitor import events, unrestartable
 from hypervisor.monitor.clock import VirtualClock
-from hypervisor.monitor.decode import IMMEDIATE, Decoder, Instruction, Operand, operand_address
+from hypervisor.monitor.decode import IMMEDIATE, PREFIXES, Decoder, Instruction, Operand, operand_address
 from hypervisor.monitor.privileged import EMULATED
 from hypervisor.monitor.sites import Sites
 from hypervisor.monitor.vcpu import VirtualCpu
@@ -61,6 +61,8 @@ VMEXIT_VINTR = VMEXIT + 0x64
 VMEXIT_ICEBP = VMEXIT + 0x88
 STEPPED = 0x7010
 """The one instruction that was to run has run."""
+
+LOCK_PREFIX = 0xF0
 
 PLAIN_STORES = frozenset((0x89, 0xA3, 0xC7))
 """Opcodes of MOV m32, r32; MOV moffs32, EAX; MOV m32, imm32."""
@@ -364,7 +366,7 @@ class Monitor:
     def on_site(self) -> None:
         """A watched instruction is about to run, or was there before its page was written to."""
         instruction = self.decoder.at(self.v)
-        if instruction is not None and instruction.name in self.sites.names:
+        if instruction is not None and self.sites.watches(instruction):
             self.carry_out(instruction)
             self.refresh()
         elif self.sites.confirm():
@@ -430,12 +432,18 @@ class Monitor:
         instruction = self.decoder.at(self.v)
         if instruction is None or instruction.handler is None:
             vector = self.vector()
-            if vector in (10, 11, 12, 13):
+            if vector in (10, 11, 12, 13) and (instruction is not None or not self.locked()):
                 self.fault(GuestFault(vector, self.cpu.error_code()))
             else:
                 self.fault(GuestFault(INVALID_OPCODE))
         else:
             self.carry_out(instruction)
+
+    def locked(self) -> bool:
+        """Has the instruction at CS:EIP a LOCK prefix? One that Capstone does not know must not have it."""
+        raw = self.v.memory.fetch(self.v.paging.root, self.cpu.linear_eip())
+        prefixes = raw.to_bytes(8, "little")
+        return LOCK_PREFIX in prefixes[: 8 - len(prefixes.lstrip(PREFIXES))]
 
     def carry_out(self, instruction: Instruction) -> None:
         """Emulate one instruction; it counts as retired unless it faults."""

@@ -160,6 +160,7 @@ def write_control(v: VirtualCpu, number: int, value: int) -> None:
         if (value ^ v.cr4) & CR4_RELOADS_PAGING:
             v.set_control(v.cr0, v.cr3, value)
         v.cr4 = value
+        v.cpu.set_fpu_control(v.cr0, value)
     else:
         raise GuestFault(INVALID_OPCODE)
 
@@ -173,13 +174,13 @@ def write_cr0(v: VirtualCpu, value: int) -> None:
         v.set_control(value, v.cr3, v.cr4)
     else:
         v.cr0 = value & CR0_BITS | 0x10
-        v.cpu.set_fpu_control(v.cr0)
+        v.cpu.set_fpu_control(v.cr0, v.cr4)
 
 
 def clts(v: VirtualCpu, i: Instruction) -> None:
     require_kernel(v)
     v.cr0 &= ~CR0_TS
-    v.cpu.set_fpu_control(v.cr0)
+    v.cpu.set_fpu_control(v.cr0, v.cr4)
 
 
 def lmsw(v: VirtualCpu, i: Instruction) -> None:

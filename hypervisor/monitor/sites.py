@@ -16,7 +16,7 @@ from typing import NamedTuple
 from hypervisor.ext.cpu import ANY, MOST_SITES
 from hypervisor.hardware.x86 import CS, D_BIG
 from hypervisor.monitor import unrestartable
-from hypervisor.monitor.decode import LONGEST, PREFIXES
+from hypervisor.monitor.decode import LONGEST, PREFIXES, Instruction
 from hypervisor.monitor.vcpu import VirtualCpu
 from hypervisor.techniques.base import ANY_FORM, REGISTER_FORMS, Technique
 
@@ -85,6 +85,8 @@ class Sites:
         self.technique = technique
         self.names = technique.site_names | unrestartable.EMULATED.keys()
         """Names of the watched instructions."""
+        self.verdicts: dict[bytes, bool] = {}
+        """Instructions at watched addresses: are they still to be watched?"""
         self.watched = Opcodes(
             {**technique.one_byte_sites, **unrestartable.WATCHED},
             {**technique.two_byte_sites, **unrestartable.WATCHED_AFTER_0F},
@@ -136,6 +138,16 @@ class Sites:
             if watched or self.noted.begin(instruction):
                 found.append((offset, watched))
         return tuple(found)
+
+    def watches(self, instruction: Instruction) -> bool:
+        """Is this one to be watched? Where one is, a store may have put another form of it: MOV from CS, and then any MOV."""
+        verdict = self.verdicts.get(instruction.raw)
+        if verdict is None:
+            verdict = instruction.name in self.names and self.watched.begin(instruction.raw)
+            if len(self.verdicts) >= REMEMBERED:
+                self.verdicts.clear()
+            self.verdicts[instruction.raw] = verdict
+        return verdict
 
     def confirm(self) -> bool:
         """Is the instruction at CS:EIP, where one is watched, still one to watch? If not, it is no more."""

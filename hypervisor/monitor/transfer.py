@@ -114,7 +114,8 @@ def system_descriptor(v: VirtualCpu, selector: int) -> tuple[int, int] | None:
 def check_gate(v: VirtualCpu, selector: int, high: int) -> None:
     if high >> 13 & 3 < max(v.cpl, selector & 3):
         raise GuestFault(GENERAL_PROTECTION, selector & 0xFFFC)
-    if not high & D_PRESENT:
+    # Whether a TSS is there is asked after whether it is busy, by the task switch (SDM 2, JMP).
+    if not high & D_PRESENT and high >> 8 & 15 not in TSS_TYPES:
         raise GuestFault(SEGMENT_NOT_PRESENT, selector & 0xFFFC)
 
 

@@ -166,7 +166,7 @@ class VirtualCpu:
         self.cr0 = cr0 & CR0_BITS | CR0_ET
         self.cr3 = cr3
         self.cr4 = cr4
-        self.cpu.set_fpu_control(self.cr0)
+        self.cpu.set_fpu_control(self.cr0, self.cr4)
         self.paging.set_control(self.cr0, cr3, cr4)
 
     # ---------------------------------------------------------------- segments
