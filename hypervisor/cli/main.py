@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 import hypervisor
-from hypervisor.cli import bench, certificates, demo, info, plot, run, squash
+from hypervisor.cli import analyze, bench, certificates, demo, info, plot, run, squash
 from hypervisor.cli.command import Command, Parser
 from hypervisor.errors import HypervisorError
 
@@ -22,6 +22,7 @@ COMMANDS: tuple[Command, ...] = (
     run.COMMAND,
     demo.COMMAND,
     bench.COMMAND,
+    analyze.COMMAND,
     certificates.COMMAND,
     plot.COMMAND,
     squash.COMMAND,

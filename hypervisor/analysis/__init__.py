@@ -1,0 +1,1 @@
+"""Experiments on the bare emulated CPU, without a monitor: what an instruction does in which ring."""
