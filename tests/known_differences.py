@@ -1,0 +1,193 @@
+"""Where QEMU 7.2 and this processor differ, and why: what the comparison of cases forgives.
+
+Each difference is a predicate on a case and its two results, and says which fields of the results it explains.
+The same list is a table in tutorials/differences-from-qemu.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import capstone
+from case_maker import CODE, OSFXSR, TS, VM, Case
+
+Result = dict[str, int]
+
+EVERYTHING = frozenset(("*",))
+INVALID_OPCODE, NOT_AVAILABLE, DOUBLE_FAULT, GENERAL_PROTECTION, PAGE_FAULT = 6, 7, 8, 13, 14
+ARITHMETIC = 0x8D5
+CR0_BITS = 0xE005003F
+DR6_RESERVED, DR7_RESERVED = 0x1000, 0xF800
+"""Bits that always read the same, of which QEMU keeps what was written."""
+
+
+def instruction(case: Case, result: Result) -> str:
+    """The instruction that an event came at, or the empty string if it is none of the case's own."""
+    eip = result["eip"] + (16 * result["cs"] if result["eflags"] & VM else 0)
+    at = eip - CODE
+    if not 0 <= at < len(case.code):
+        return ""
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if case.big else capstone.CS_MODE_16)
+    found = next(decoder.disasm_lite(case.code[at:], eip, 1), None)
+    return "" if found is None else f"{found[2]} {found[3]}"
+
+
+def byte(case: Case, result: Result, offset: int = 0) -> int:
+    """The byte of the case's code where an event came, or so far from there; 0 if it is not its own code."""
+    at = result["eip"] + (16 * result["cs"] if result["eflags"] & VM else 0) - CODE + offset
+    return case.code[at] if 0 <= at < len(case.code) else 0
+
+
+@dataclass(frozen=True)
+class Known:
+    """A difference that has a reason."""
+
+    reason: str
+    applies: Callable[[Case, Result, Result], bool]
+    fields: frozenset[str]
+    """Those of a result that it explains, or EVERYTHING where the case takes another course."""
+
+
+def only(name: str, bits: int) -> Callable[[Case, Result, Result], bool]:
+    """The two results differ in these bits of a field, and in no other."""
+    return lambda case, ours, theirs: 0 != ours[name] ^ theirs[name] == (ours[name] ^ theirs[name]) & bits
+
+
+def fields(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+def both(vector: int, ours: Result, theirs: Result) -> bool:
+    return ours["vector"] == theirs["vector"] == vector
+
+
+KNOWN = (
+    Known(
+        "QEMU sets neither RF in the EFLAGS that a fault saves, nor EXT in error codes",
+        only("hidden", 3),
+        fields("hidden"),
+    ),
+    Known("QEMU keeps what is written to reserved bits of CR0", only("cr0", ~CR0_BITS), fields("cr0")),
+    Known("QEMU keeps what is written to reserved bits of DR6", only("dr6", DR6_RESERVED), EVERYTHING),
+    Known("QEMU keeps what is written to reserved bits of DR7", only("dr7", DR7_RESERVED), EVERYTHING),
+    Known(
+        "QEMU loads CS with RPL 0 when a call gate leads to conforming code",
+        lambda case, ours, theirs: (
+            ours["cs"] & ~3 == theirs["cs"] & ~3 and ours["cs"] & 3 == case.cpl > theirs["cs"] & 3
+        ),
+        EVERYTHING,
+    ),
+    Known(
+        "the emulated CPU clears the upper half of EBP in an ENTER with 16-bit operands on a 32-bit stack",
+        lambda case, ours, theirs: b"\xc8\x08\x00\x00" in case.code and not case.big,
+        EVERYTHING,
+    ),
+    Known(
+        "the emulated CPU finds CR0.TS before it finds that CR4.OSFXSR is clear: #NM instead of #UD",
+        lambda case, ours, theirs: (
+            instruction(case, ours).startswith("xorps")
+            and bool(ours["cr0"] & TS)
+            and not ours["cr4"] & OSFXSR
+        ),
+        EVERYTHING,
+    ),
+    Known(
+        "the emulated CPU stores VM in the image of a 32-bit PUSHF in virtual-8086 mode (technique `guest`)",
+        lambda case, ours, theirs: case.virtual_8086 and b"\x66\x9c" in case.code,
+        EVERYTHING,
+    ),
+    Known(
+        "QEMU enters virtual-8086 mode by an IRET in any ring",
+        lambda case, ours, theirs: case.cpl > 0 and bool(theirs["eflags"] & ~ours["eflags"] & VM),
+        EVERYTHING,
+    ),
+    Known(
+        "QEMU lets LTR load a null selector",
+        lambda case, ours, theirs: (
+            ours["vector"] in (DOUBLE_FAULT, GENERAL_PROTECTION)
+            and not ours["error"]
+            and instruction(case, ours).startswith("ltr")
+        ),
+        EVERYTHING,
+    ),
+    Known(
+        "QEMU lets MOV to CR0 set NW without CD",
+        lambda case, ours, theirs: (
+            ours["vector"] == GENERAL_PROTECTION
+            and theirs["cr0"] & 3 << 29 == 1 << 29
+            and instruction(case, ours).startswith("mov cr0")
+        ),
+        EVERYTHING,
+    ),
+    Known(
+        "QEMU ignores a LOCK prefix before most instructions that cannot have one",
+        lambda case, ours, theirs: 0xF0 in (byte(case, ours), byte(case, ours, 1)),
+        EVERYTHING,
+    ),
+    Known(
+        "QEMU's CMPXCHG8B loses the arithmetic flags but ZF",
+        lambda case, ours, theirs: (
+            b"\x0f\xc7" in case.code and only("eflags", ARITHMETIC)(case, ours, theirs)
+        ),
+        fields("eflags", "arena"),
+    ),
+    Known(
+        "QEMU loses the arithmetic flags when the store of an RCL, RCR or SETcc faults",
+        lambda case, ours, theirs: (
+            both(PAGE_FAULT, ours, theirs)
+            and only("eflags", ARITHMETIC)(case, ours, theirs)
+            and instruction(case, ours).startswith(("rcl", "rcr", "set"))
+        ),
+        fields("eflags", "arena"),
+    ),
+    Known(
+        "QEMU pushes for a far CALL in ring 3 as a supervisor",
+        lambda case, ours, theirs: (
+            case.cpl == 3
+            and ours["vector"] in (DOUBLE_FAULT, PAGE_FAULT)
+            and instruction(case, ours).startswith(("lcall", "call"))
+        ),
+        EVERYTHING,
+    ),
+    Known(
+        "QEMU stores the limit before the base that SGDT or SIDT cannot store; here it is all or nothing",
+        lambda case, ours, theirs: (
+            both(PAGE_FAULT, ours, theirs) and instruction(case, ours).startswith(("sgdt", "sidt"))
+        ),
+        fields("arena"),
+    ),
+    Known(
+        "QEMU enters handlers in ring 1 and 2 from virtual-8086 mode",
+        lambda case, ours, theirs: (
+            case.virtual_8086 and not theirs["eflags"] & VM and theirs["cs"] & 3 in (1, 2)
+        ),
+        EVERYTHING,
+    ),
+    Known(
+        "QEMU stores the frame of an event as a supervisor even where its handler runs in ring 3",
+        lambda case, ours, theirs: both(PAGE_FAULT, ours, theirs) and only("error", 4)(case, ours, theirs),
+        fields("error", "arena"),
+    ),
+    Known(
+        "QEMU lets EMMS run with CR0.TS or EM set",
+        lambda case, ours, theirs: (
+            ours["vector"] in (INVALID_OPCODE, NOT_AVAILABLE) and instruction(case, ours).startswith("emms")
+        ),
+        EVERYTHING,
+    ),
+    Known(
+        "QEMU lets the trap flag take effect one instruction after STI, as if it were MOV to SS",
+        lambda case, ours, theirs: (
+            ours["vector"] == 1 and theirs["vector"] != 0 and byte(case, ours, -1) == 0xFB
+        ),
+        EVERYTHING,
+    ),
+)
+
+
+def explanations(case: Case, ours: Result, theirs: Result) -> Iterator[tuple[str, frozenset[str]]]:
+    """Reasons that hold for this case, each with the fields that it explains."""
+    for known in KNOWN:
+        if known.applies(case, ours, theirs):
+            yield known.reason, frozenset(ours) if known.fields is EVERYTHING else known.fields
