@@ -104,7 +104,14 @@ class Raw:
     data: bytes
 
 
-Piece = Message | Section | Raw
+@dataclass
+class Head:
+    """The header of one more stream on the same connection: sections are counted anew."""
+
+    data: bytes
+
+
+Piece = Message | Section | Raw | Head
 
 
 class Good(NamedTuple):
@@ -182,9 +189,10 @@ def sections(stream: bytes) -> list[Section]:
 class Maker:
     """Everything about one conversation, drawn from its seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, of: Good | None = None) -> None:
+        """``of``: what is altered; by default a migration."""
         self.random = random.Random(seed)
-        self.good = good(self.random.random() < 0.4)
+        self.good = good(self.random.random() < 0.4) if of is None else of
         self.pieces = copy.deepcopy(self.good.pieces)
         self.header = self.good.header
         self.consistent = self.random.random() < 0.5
@@ -207,7 +215,7 @@ class Maker:
         """The pieces behind each other. The stream's header comes before its first section."""
         out = bytearray()
         digest = hashlib.blake2b(self.header, digest_size=32)
-        place = 0
+        place, announced = 0, False
         for piece in self.pieces:
             if isinstance(piece, Raw):
                 out += piece.data
@@ -215,7 +223,12 @@ class Maker:
             if isinstance(piece, Message):
                 out += piece.to_bytes()
                 continue
-            if place == 0:
+            if isinstance(piece, Head):
+                out += piece.data
+                digest = hashlib.blake2b(piece.data, digest_size=32)
+                place, announced = 0, True
+                continue
+            if place == 0 and not announced:
                 out += self.header
             name, payload = piece.name.rstrip(b"\0"), piece.payload
             if name == b"end" and self.consistent and len(payload) == 32:

@@ -12,6 +12,7 @@ from typing import Literal
 import pytest
 from faulty_link import Direction, Fault, FaultyLink
 from owned_machine import Ledger, OwnedMachine, source_machine
+from test_live_faults import ANYTHING, KINDS, Point, broken
 from test_migration_handover import (
     HASTY,
     PATIENT,
@@ -201,6 +202,23 @@ def test_a_link_that_falls_silent_in_any_message_to_the_destination_loses_nothin
     for start, end in pairwise([0, *messages(mode, monkeypatch)]):
         for count in {start, (start + end) // 2}:
             hand_over(mode, Fault(TO_DESTINATION, count, "stall"), HASTY)
+
+
+@MOVING
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_a_link_that_breaks_in_anything_that_is_said_loses_nothing(
+    mode: Mode, side: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every message, and every piece of the streams before and after Commit, one after the other."""
+    timeouts = HASTY if kind == "stall" else PATIENT
+    outcomes: list[Outcome] = []
+    while not outcomes or outcomes[-1] != "arrived":
+        with broken(monkeypatch, side, Point(ANYTHING, len(outcomes) + 1), kind):
+            outcomes.append(hand_over(mode, None, timeouts))
+    assert set(outcomes) == set(ORDER)
+    if kind != "stall":  # a host that is busy may use up so little patience before the link falls silent
+        assert sorted(outcomes, key=ORDER.index) == outcomes
 
 
 @MOVING
