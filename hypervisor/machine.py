@@ -87,6 +87,22 @@ class Console:
         return b"".join(taken)
 
 
+class Awaited:
+    """A text that somebody waits for in the console's output, from a place on."""
+
+    def __init__(self, text: bytes, start: int) -> None:
+        self.text = text
+        self._searched = start
+        """No occurrence begins before this place."""
+
+    def came(self, output: bytearray) -> bool:
+        """Is it there? To be asked each time that the output has grown."""
+        if output.find(self.text, self._searched) >= 0:
+            return True
+        self._searched = max(self._searched, len(output) - len(self.text) + 1)
+        return False
+
+
 class Snapshot:
     """A machine's state with a copy of its RAM, in memory."""
 
@@ -125,6 +141,8 @@ class VirtualMachine(Inspection):
         self.rescue: Callable[[], None] | None = None
         """How to go on when frames of RAM are lost, if there is a way. Called by ``run``."""
         self._repetition: Repetition | None = None
+        self._awaited: Awaited | None = None
+        """What ``run_until`` waits for."""
         self._failure: HypervisorError | None = None
         """Why the machine is no guest's any more, if so."""
         self.console = Console(self)
@@ -397,6 +415,7 @@ class VirtualMachine(Inspection):
             self.pacer.align()
             if not self._owned:
                 self.monitor.stop = Stop("moved", "another monitor has the guest")
+        self._look_for_text()  # what was held may have been let out
 
     def run_until(self, text: str | bytes, *, instructions: int | None = None) -> Stop:
         """Run until the guest has printed ``text`` (reason ``text``), or as ``run``.
@@ -404,16 +423,12 @@ class VirtualMachine(Inspection):
         Only what it prints from now on counts. Where exactly it stops is not part of the promise.
         """
         wanted = text.encode() if isinstance(text, str) else text
-        seen = len(self.console.output)
         limit = None if instructions is None else self.instructions + instructions
-        while True:
-            if wanted in self.console.output[seen:]:
-                return Stop("text", wanted.decode(errors="replace"))
-            until = self.instructions + 100_000
-            stop = self.run(until=until if limit is None else min(until, limit))
-            if stop.reason != "limit" or (limit is not None and self.instructions >= limit):
-                found = wanted in self.console.output[seen:]
-                return Stop("text", wanted.decode(errors="replace")) if found else stop
+        self._awaited = Awaited(wanted, len(self.console.output))
+        try:
+            return self.run(until=limit)
+        finally:
+            self._awaited = None
 
     def request_stop(self) -> None:
         """Stop the run that is under way, or the next one; from any thread, never lost."""
@@ -465,6 +480,13 @@ class VirtualMachine(Inspection):
         if self.journal is not None:
             self.journal.told += len(data)
         self.outlet.say(data)
+        self._look_for_text()
+
+    def _look_for_text(self) -> None:
+        """Stop the guest, after this instruction, if it has printed what somebody waits for."""
+        awaited = self._awaited
+        if awaited is not None and awaited.came(self.console.output) and self.monitor.stop is None:
+            self.monitor.stop = Stop("text", awaited.text.decode(errors="replace"))
 
     def _exit(self, status: int) -> None:
         self.monitor.stop = Stop("exit", str(status), status)
