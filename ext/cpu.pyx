@@ -253,6 +253,8 @@ cdef void find_exit_checks(const uint8_t *function) noexcept:
         memcpy(&no_exit_request, function + 9, 4)
 
 
+include "encoding.pxi"
+
 # ------------------------------------------------------------------ block table
 
 cdef inline uint64_t frame_of(Core *core, uint32_t gva) noexcept nogil:
@@ -456,36 +458,58 @@ cdef bint enter_slowly(Core *core, uint32_t pc, uint32_t size, uint32_t count) n
     return False
 
 
-cdef inline bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
-    """Do bytes of the block look like the opcode of an instruction that is to be announced?"""
+cdef bint interesting(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
+    """May the block hold an instruction that is to be announced?
+
+    As far as the block consists of plain 32-bit instructions (``encoding.pxi``), only their opcodes count. From the
+    first other instruction on, every byte could be one.
+    """
     cdef uint64_t frame = frame_of(core, pc)
     cdef uint32_t offset = pc & 0xfff
-    cdef uint32_t i
-    cdef uint8_t byte
-    cdef uint8_t last = 0
-    cdef uint16_t forms = 0
-    cdef uint8_t *code
+    cdef uint32_t here = min(size, 4096 - offset)
+    cdef uint32_t at = 0
+    cdef uint32_t begin, length, opcode
+    cdef uint16_t forms
+    cdef uint8_t joined[8192]
+    cdef const uint8_t *code
     if not core.announcing or core.lent:
         return False
-    if frame < MONITOR:
+    if frame < MONITOR or size > sizeof(joined):
         return True
-    code = core.ram + (frame - MONITOR)
-    for i in range(size):
-        if offset == 4096:
-            frame = frame_of(core, pc + i)
-            if frame < MONITOR:
+    code = core.ram + (frame - MONITOR) + offset
+    if here < size:
+        memcpy(joined, code, here)
+        frame = frame_of(core, pc + here)
+        if frame < MONITOR:
+            return True
+        memcpy(joined + here, core.ram + (frame - MONITOR), size - here)
+        code = joined
+    if hflags(core) & HF_CS32:
+        while at < size:
+            length = plain_instruction(code + at, size - at, &opcode)
+            if length == 0:
+                break
+            begin = at + opcode
+            if code[begin] == 0x0f:
+                begin += 1
+                forms = core.two_byte[code[begin]]
+            else:
+                forms = core.one_byte[code[begin]]
+            if forms and matters(code + begin, size - begin, forms):
                 return True
-            code = core.ram + (frame - MONITOR)
-            offset = 0
-        byte = code[offset]
-        if byte < 0xc0 and forms >> (byte >> 3 & 7) & 1:
+            at += length
+    for begin in range(at, size):
+        forms = core.one_byte[code[begin]]
+        if begin > at and code[begin - 1] == 0x0f:
+            forms |= core.two_byte[code[begin]]
+        if forms and matters(code + begin, size - begin, forms):
             return True
-        forms = core.one_byte[byte] | (core.two_byte[byte] if last == 0x0f else 0)
-        if forms & ANY_FORM:
-            return True
-        last = byte
-        offset += 1
     return False
+
+
+cdef inline bint matters(const uint8_t *opcode, uint32_t left, uint16_t forms) noexcept nogil:
+    """Has the instruction with this opcode one of the forms, as far as the ``left`` bytes of the block say?"""
+    return forms & ANY_FORM or (left > 1 and opcode[1] < 0xc0 and forms >> (opcode[1] >> 3 & 7) & 1)
 
 
 cdef inline bint holds_hook(Core *core, uint32_t pc, uint32_t size) noexcept nogil:

@@ -29,6 +29,8 @@ SIDE_DATA: int
 MSR_PERMISSIONS: int
 POOL: int
 
+def plain_length(code: bytes) -> int: ...
+
 class Cpu:
     memory: PhysicalMemory
     exact: bool
