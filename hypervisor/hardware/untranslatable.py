@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 
+PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
+"""With one of these such an instruction begins."""
 _PREFIX = rb"[\x26\x2e\x36\x3e\x64-\x67\xf0\xf2\xf3]"
 _OPCODE = rb"\x0f(?:[\xa3\xab\xb3\xbb][\xc0-\xff]|\xba[\xe0-\xff])"
 
@@ -38,4 +40,4 @@ def begins(code: bytes) -> bool:
     return found is not None and b"\xf0" in found.group()[: -len(b"\x0f\xab\xc0")]
 
 
-__all__ = ["LONGEST", "begins", "contained", "may_begin"]
+__all__ = ["LONGEST", "PREFIXES", "begins", "contained", "may_begin"]

@@ -28,7 +28,7 @@ cdef class Monitor:
     @cython.locals(cpu=Cpu, clock=VirtualClock, handlers=list, usual=bint, code=uint32_t, fence="long long", retired="long long")
     cpdef run(self, long long until=*)
     cpdef refresh(self)
-    @cython.locals(cpu=Cpu, code=uint32_t)
+    @cython.locals(cpu=Cpu, code=uint32_t, several=bint)
     cpdef uint32_t enter(self, long long fence) except? 0xdeadbeef
     cpdef bint must_step(self) except? -1
     @cython.locals(v=VirtualCpu, cpu=Cpu, before="long long", flags=uint32_t, opcode=uint32_t, code=uint32_t, after=uint32_t)
@@ -53,5 +53,5 @@ cdef uint32_t PAGE_FAULT_EXIT
 cdef uint32_t GENERAL_PROTECTION_EXIT
 
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
-cdef uint32_t ESP, SS, TF, EXIT_SCAN, VMEXIT_DB, EXIT_FENCE, IMMEDIATE
+cdef uint32_t ESP, SS, TF, EXIT_SCAN, STEPPED, VMEXIT_DB, EXIT_FENCE, IMMEDIATE
 cdef long long MASK_32, NOWHERE

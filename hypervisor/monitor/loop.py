@@ -248,7 +248,8 @@ class Monitor:
         """Run the guest; returns the exit code.
 
         Blocks that end at or before the fence run whole; the instructions before a fence in the middle of
-        a block run one by one. So does an instruction with a page on loan.
+        a block run one by one. So does an instruction with a page on loan. If that is the page it lies in, those
+        that follow there can have it as well.
         """
         cpu = self.cpu
         if self.v.paging.exposed:
@@ -259,7 +260,17 @@ class Monitor:
                 return code
             self.near = fence
         code = self.step()
-        if self.v.paging.loans and code != PAGE_FAULT_EXIT:
+        several = False
+        while (
+            code == STEPPED
+            and cpu.get_retired() < fence
+            and not (self.pending and self.v.interrupts_on())
+            and self.v.paging.loans
+            and self.v.paging.continues(cpu.linear_eip())
+        ):
+            several = True
+            code = self.step()
+        if self.v.paging.loans and (several or code != PAGE_FAULT_EXIT):
             if code == EXIT_SCAN:
                 # While the page is still there.
                 self.on_scan()

@@ -16,6 +16,7 @@ cdef class ShadowPaging:
     cdef public bytearray inspected
     cdef public dict translated
     cdef public list loans
+    cdef public uint32_t stepped
     cdef public list exposed
     cdef public uint64_t fills
     cdef public uint64_t returned
@@ -44,6 +45,8 @@ cdef class ShadowPaging:
     cpdef bint unwatched(self, uint32_t frame) except? -1
     cpdef make_data(self, uint32_t frame)
     cpdef settle(self)
+    cpdef bint is_untranslatable(self, uint32_t eip) except? -1
+    cpdef bint continues(self, uint32_t eip) except? -1
     cpdef return_loans(self)
     @cython.locals(page=Translation, hpa="long long", frame=uint32_t)
     cpdef long long host_address(self, uint32_t gva, bint write, bint user) except? -2
@@ -51,4 +54,4 @@ cdef class ShadowPaging:
 # What is imported from entries.py and physical.py, and constants of the module, as C integers.
 cdef uint64_t ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE, CACHEABLE
 cdef long long NOWHERE, NO_FRAME, RAM_BASE
-cdef uint32_t NEIGHBOURS, INSPECTED, HARMFUL, ENDS_HARMFUL
+cdef uint32_t NEIGHBOURS, NO_PAGE, LONGEST, INSPECTED, HARMFUL, ENDS_HARMFUL

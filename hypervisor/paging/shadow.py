@@ -41,6 +41,10 @@ NEIGHBOURS = 16
 """Entries that are filled together: an aligned group, so never across two tables."""
 CACHEABLE = PRESENT | ACCESSED
 NO_FRAME = -1
+NO_PAGE = 1
+"""No address of a page."""
+PREFIXES = untranslatable.PREFIXES
+LONGEST = untranslatable.LONGEST
 
 MOST_TRANSLATED = 2048
 """Of so many data frames it is remembered what they held as code."""
@@ -68,6 +72,8 @@ class ShadowPaging:
         self.loans: list[tuple[int, int, int]] = []
         """Pages lent for one instruction: (linear address, the entry to put back, the guest frame that is
         lent to be written, or NO_FRAME)."""
+        self.stepped = NO_PAGE
+        """The linear page that is lent because of what may not be translated in it: each instruction runs alone."""
         self.exposed: list[int] = []
         """Traced frames to which the monitor stores; ``settle`` makes their shadows true again."""
         self.fills = 0
@@ -161,7 +167,9 @@ class ShadowPaging:
             self.make_code(frame)
             if not self.translatable(gva, frame):
                 self.lend(gva, slot, entry, entry | NX, NO_FRAME)
-                self.check_instruction(eip)
+                if self.is_untranslatable(eip):
+                    raise GuestFault(INVALID_OPCODE)  # which the CPU forgets
+                self.stepped = eip & ~0xFFF
                 return NOWHERE
         elif write and emulates and self.traced[frame] and not gva & 3 and self.follows(frame):
             return hpa + (gva & 0xFFF)
@@ -324,7 +332,7 @@ class ShadowPaging:
         found = INSPECTED
         if untranslatable.contained(code):
             found |= HARMFUL
-        if untranslatable.may_begin(code[-untranslatable.LONGEST :]):
+        if untranslatable.may_begin(code[-LONGEST:]):
             found |= ENDS_HARMFUL
         return found
 
@@ -336,17 +344,13 @@ class ShadowPaging:
 
     def harmful_seam(self, first: int, second: int) -> bool:
         """Does such an instruction cross from the end of one frame to the beginning of another?"""
-        size = untranslatable.LONGEST
-        tail = self.memory.read(RAM_BASE + (first + 1 << 12) - size, size)
-        return untranslatable.contained(tail + self.memory.read(RAM_BASE + (second << 12), size))
+        tail = self.memory.read(RAM_BASE + (first + 1 << 12) - LONGEST, LONGEST)
+        return untranslatable.contained(tail + self.memory.read(RAM_BASE + (second << 12), LONGEST))
 
-    def check_instruction(self, eip: int) -> None:
-        """The instruction at ``eip`` is about to run alone: raise the #UD that the CPU forgets."""
-        code = b"".join(
-            self.memory.fetch(self.root, eip + at & 0xFFFFFFFF).to_bytes(8, "little") for at in (0, 8)
-        )
-        if untranslatable.begins(code[: untranslatable.LONGEST]):
-            raise GuestFault(INVALID_OPCODE)
+    def is_untranslatable(self, eip: int) -> bool:
+        """Is the instruction at ``eip`` itself one?"""
+        code = [self.memory.fetch(self.root, eip + at & 0xFFFFFFFF).to_bytes(8, "little") for at in (0, 8)]
+        return untranslatable.begins(b"".join(code)[:LONGEST])
 
     # ---------------------------------------------------------------- loans
 
@@ -361,6 +365,15 @@ class ShadowPaging:
             self.cpu.set_lent(True)
         self.cpu.flush_tlb()
 
+    def continues(self, eip: int) -> bool:
+        """Does the next instruction, at ``eip``, run from the page that is lent just to be fetched from?
+
+        Then it may stay for that one: without an exit in between, nothing can have changed what it holds, or where.
+        """
+        if len(self.loans) != 1 or self.stepped != eip & ~0xFFF or eip & 0xFFF > 0x1000 - LONGEST:
+            return False
+        return self.memory.fetch(self.root, eip) & 0xFF not in PREFIXES or not self.is_untranslatable(eip)
+
     def return_loans(self) -> None:
         for gva, after, frame in reversed(self.loans):
             slot = self.memory.shadow_slot_address(self.root, gva)
@@ -371,6 +384,7 @@ class ShadowPaging:
                 if self.traced[frame]:
                     self.retrace(frame)
         self.loans.clear()
+        self.stepped = NO_PAGE
         self.returned += 1
         self.cpu.set_lent(False)
         self.cpu.flush_tlb()
