@@ -35,7 +35,7 @@ test-pure: build guests  ## the quicker tests with every module interpreted
 smoke: build guests  ## does it work at all? under 30 s
 	@$(PYTEST) -q -x -m smoke $(ARGS)
 
-bench: build guests  ## every benchmark, with its targets
+bench: build guests linux-images  ## every benchmark, with its targets
 	@$(BIN)/hv bench all $(ARGS)
 
 lint: $(READY)  ## ruff and mypy

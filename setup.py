@@ -35,6 +35,10 @@ from setuptools.command.sdist import sdist
 from setuptools.errors import SetupError
 
 HOT: list[str] = [
+    "hypervisor.devices.bus",
+    "hypervisor.devices.isa_pc",
+    "hypervisor.devices.pic",
+    "hypervisor.devices.uart",
     "hypervisor.monitor.clock",
     "hypervisor.monitor.decode",
     "hypervisor.monitor.events",
@@ -45,6 +49,7 @@ HOT: list[str] = [
     "hypervisor.monitor.stack",
     "hypervisor.monitor.tasks",
     "hypervisor.monitor.transfer",
+    "hypervisor.monitor.unrestartable",
     "hypervisor.monitor.vcpu",
     "hypervisor.paging.lazy",
     "hypervisor.paging.physical",
@@ -64,6 +69,9 @@ DECLARATIONS = "*.pxd"
 
 COMPILE = ["-O2", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function", "-Wno-sign-compare"]
 """Warnings are on but for two of which generated code is full."""
+
+OWN = [*COMPILE, "-fno-inline-functions-called-once"]
+"""For ext/*.pyx: what is seldom called stays out of what often is, such as the callback before every block."""
 
 PATHS_ONLY = bool(os.environ.get("HV_PATHS_ONLY"))
 """For `make`, which installs the package editable just for its paths and the `hv` command, and then
@@ -137,7 +145,7 @@ def extensions() -> list[Extension]:
             [str(path)],
             include_dirs=include,
             libraries=["dl"],
-            extra_compile_args=COMPILE,
+            extra_compile_args=OWN,
             depends=[str(h) for h in sorted(Path("ext").glob("*.[hi]*"))],
         )
         for path in sorted(Path("ext").glob("*.pyx"))

@@ -336,14 +336,19 @@ cdef void learn(Core *core, uint32_t pc, uint32_t size, uint32_t count) noexcept
     core.table[i].count = count
 
 
-cdef uint32_t count_of(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
+cdef inline uint32_t count_of(Core *core, uint32_t pc, uint32_t size) noexcept nogil:
     """Instructions in a block; 0 if it was never learned."""
-    cdef uint64_t key
-    cdef uint32_t second
     cdef uint32_t tagged = size << 1 | (hflags(core) & HF_CS32) >> 4
     cdef Recent *recent = &core.recent[(pc ^ pc >> 12 ^ size << 5) & (RECENT - 1)]
     if recent.pc == pc and recent.size == tagged and recent.generation == core.generation:
         return recent.count
+    return look_up(core, pc, size, recent, tagged)
+
+
+cdef uint32_t look_up(Core *core, uint32_t pc, uint32_t size, Recent *recent, uint32_t tagged) noexcept nogil:
+    """The same from the whole table."""
+    cdef uint64_t key
+    cdef uint32_t second
     key_of(core, pc, size, &key, &second)
     recent.pc = pc
     recent.size = tagged
@@ -446,7 +451,9 @@ cdef bint enter_slowly(Core *core, uint32_t pc, uint32_t size, uint32_t count) n
         if core.holding:
             core.holding = 0
             core.thread = PyEval_SaveThread()
-        core.limit = 0 if core.window else core.fence
+        if core.window:
+            return True     # the limit stays 0, so the next block comes here again
+        core.limit = core.fence
         fence_memory()
         if not core.stop:
             return True

@@ -37,6 +37,8 @@ cdef class Monitor:
     cpdef uint32_t opcode(self) except? 0xdeadbeef
     @cython.locals(instruction=Instruction)
     cpdef emulate(self)
+    @cython.locals(instruction=Instruction)
+    cpdef on_site(self)
     @cython.locals(v=VirtualCpu, cpu=Cpu, trapping=bint)
     cpdef carry_out(self, Instruction instruction)
     @cython.locals(v=VirtualCpu, cpu=Cpu, error=uint32_t, eip=uint32_t, gva=uint32_t, write=bint, user=bint, fetch=bint, entry="long long")

@@ -379,7 +379,8 @@ class Monitor:
         instruction = self.decoder.at(self.v)
         if instruction is not None and self.sites.watches(instruction):
             self.carry_out(instruction)
-            self.refresh()
+            if instruction.name not in unrestartable.EMULATED:
+                self.refresh()
         elif self.sites.confirm():
             # A form of it that Capstone does not know, such as one with a LOCK prefix: there is none.
             self.fault(GuestFault(INVALID_OPCODE))

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from hypervisor.monitor.decode cimport Instruction, Operand, is_memory, load_operand, operand_address, store_general
 from hypervisor.monitor.vcpu cimport VirtualCpu
 cimport cython
@@ -13,10 +13,14 @@ cpdef mov(VirtualCpu v, Instruction i)
 cpdef pop(VirtualCpu v, Instruction i)
 cpdef uint32_t read_control(VirtualCpu v, uint32_t number) except? 0xdeadbeef
 cpdef write_control(VirtualCpu v, uint32_t number, uint32_t value)
+@cython.locals(now=uint64_t)
+cpdef uint64_t time_stamp(VirtualCpu v) except? 0xdeadbeef
+@cython.locals(value=uint64_t)
+cpdef rdtsc(VirtualCpu v, Instruction i)
 @cython.locals(following=uint32_t, vector=uint32_t)
 cpdef software_interrupt(VirtualCpu v, Instruction i)
 
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).
 cdef uint32_t CR0_BITS, CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR0_TS, EAX, EBX, ECX, EDX
-cdef uint32_t IOPL, OF, VM, CR4_BITS, CR4_RELOADS_PAGING
+cdef uint32_t IOPL, OF, VM, CR4_BITS, CR4_RELOADS_PAGING, CR4_TSD, MSR_TSC
 cdef uint32_t CONTROL_REGISTER, DEBUG_REGISTER, GENERAL_REGISTER, MEMORY, SEGMENT_REGISTER

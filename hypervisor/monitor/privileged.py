@@ -259,7 +259,8 @@ def flush_caches(v: VirtualCpu, i: Instruction) -> None:
 
 def time_stamp(v: VirtualCpu) -> int:
     """The time-stamp counter counts nanoseconds of virtual time."""
-    return v.now() + v.msrs.get(MSR_TSC, 0) & 0xFFFFFFFFFFFFFFFF
+    now = v.now()
+    return now + v.msrs[MSR_TSC] & 0xFFFFFFFFFFFFFFFF if v.msrs and MSR_TSC in v.msrs else now
 
 
 def rdtsc(v: VirtualCpu, i: Instruction) -> None:

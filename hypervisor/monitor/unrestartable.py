@@ -61,17 +61,27 @@ def rotate_through_carry(v: VirtualCpu, i: Instruction) -> None:
 
 def compare_and_exchange(v: VirtualCpu, i: Instruction) -> None:
     """CMPXCHG8B m64. It always stores: what was there, if that is not what EDX:EAX expected."""
+    cpu, user = v.cpu, v.is_user()
     gva = operand_address(v, i, i.operands[0])
-    old = int.from_bytes(v.read(gva, 8, v.user), "little")
-    equal = old == v.cpu.general(EDX) << 32 | v.cpu.general(EAX)
-    new = v.cpu.general(ECX) << 32 | v.cpu.general(EBX) if equal else old
-    v.write(gva, new.to_bytes(8, "little"), v.user)
-    if equal:
-        v.eflags |= ZF
+    if gva & 0xFFF > 0x1000 - 8:
+        whole = int.from_bytes(v.read(gva, 8, user), "little")
+        low, high = whole & 0xFFFFFFFF, whole >> 32
     else:
-        v.cpu.set_general(EAX, old & 0xFFFFFFFF)
-        v.cpu.set_general(EDX, old >> 32)
-        v.eflags &= ~ZF
+        low, high = v.load(gva, 4, user), v.load(gva + 4, 4, user)
+    equal = low == cpu.general(EAX) and high == cpu.general(EDX)
+    new_low, new_high = (cpu.general(EBX), cpu.general(ECX)) if equal else (low, high)
+    if gva & 0xFFF > 0x1000 - 8:
+        # Both pages are looked at before the first of them is stored to.
+        v.write(gva, (new_high << 32 | new_low).to_bytes(8, "little"), user)
+    else:
+        v.store(gva, 4, new_low, user)
+        v.store(gva + 4, 4, new_high, user)
+    if equal:
+        v.set_eflags(v.get_eflags() | ZF)
+    else:
+        cpu.set_general(EAX, low)
+        cpu.set_general(EDX, high)
+        v.set_eflags(v.get_eflags() & ~ZF)
 
 
 EMULATED: dict[str, Handler] = {
