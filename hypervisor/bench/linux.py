@@ -135,7 +135,7 @@ def measure(quick: bool) -> Iterator[Record]:
         name = f"{technique}, --clock {clock}"
         for kind in ("processor", "wall"):
             yield record(
-                f"boot to shell, {name}, {kind} time",
+                f"boot to shell, {kind} time: {name}",
                 getattr(spent[name], kind),
                 "s",
                 reference=getattr(spent["qemu"], kind),
