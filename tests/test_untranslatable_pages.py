@@ -1,0 +1,57 @@
+"""Code that shares a page with bytes that must not be translated (see hardware/untranslatable.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+from hypervisor.bench._programs import CODE, place
+from hypervisor.boot.entry import Entry
+from hypervisor.machine import VirtualMachine
+from hypervisor.state.model import MachineConfig
+
+MEMORY = 8 << 20
+COUNT = 5000
+# mov ebp,0x5010; mov edx,3; mov ecx,COUNT; 1: mov eax,[ebp-16]; bt eax,edx; adc ebx,0; loop 1b; hlt
+LOOP = bytes.fromhex("bd10500000 ba03000000 b988130000 8b45f0 0fa3d0 83d300 e2f5 f4")
+
+
+def machine(code: bytes, paging: str = "traced") -> VirtualMachine:
+    vm = VirtualMachine.create(MachineConfig(MEMORY, "guest", "exact"), paging=paging)
+    vm.enter_kernel(Entry(CODE))
+    place(vm, CODE, code)
+    place(vm, 0x5000, bytes([8]))
+    return vm
+
+
+def test_the_loop_holds_what_would_be_untranslatable_if_it_began_elsewhere() -> None:
+    assert b"\xf0\x0f\xa3\xd0" in LOOP
+
+
+@pytest.mark.parametrize("paging", ["traced", "lazy"])
+def test_it_runs_right_and_does_not_fetch_its_page_anew_for_each_instruction(paging: str) -> None:
+    with machine(LOOP, paging) as vm:
+        assert vm.run(instructions=10 * COUNT).reason == "halted"
+        assert vm.cpu.general(3) == COUNT
+        assert vm.instructions == 3 + 4 * COUNT + 1
+        counts = vm.exit_counts()
+        assert counts["#DB"] >= 4 * COUNT
+        assert counts["#PF"] < 100
+
+
+def test_it_is_the_same_however_often_it_is_stopped() -> None:
+    limit = 600
+    with machine(LOOP) as straight, machine(LOOP) as stopped:
+        straight.run(until=limit)
+        for until in range(1, limit + 1):
+            stopped.run(until=until)
+            if until % 7 == 0:
+                stopped.paging.drop()
+        assert stopped.digest() == straight.digest()
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_the_instruction_itself_is_an_invalid_opcode(before: int) -> None:
+    """There is no IDT entry for it: the guest ends, and not the process."""
+    with machine(b"\x90" * before + bytes.fromhex("f00fa3d0 f4")) as vm:
+        assert vm.run(instructions=100).reason == "triple-fault"
+        assert vm.exit_counts().get("HLT", 0) == 0
