@@ -137,8 +137,10 @@ def input_string(v: VirtualCpu, i: Instruction) -> bool | None:
         return None
     mask = 0xFFFF if i.address_size == 2 else 0xFFFFFFFF
     gva = v.linear(ES, v.cpu.general(EDI) & mask)
-    for offset in (0, size - 1):
-        v.paging.host_address(gva + offset & 0xFFFFFFFF, True, v.user)
+    v.paging.host_address(gva, True, v.user)
+    if (gva & 0xFFF) + size > 4096:
+        # A fault there is at the next page's first byte.
+        v.paging.host_address((gva | 0xFFF) + 1 & 0xFFFFFFFF, True, v.user)
     v.now()
     count = burst(v, i, gva, size, v.cpu.general(ECX), to_guest=True)
     if count > 1:
