@@ -22,6 +22,10 @@ DR6_RESERVED, DR7_RESERVED = 0x1000, 0xF800
 """Bits that always read the same, of which QEMU keeps what was written."""
 
 
+FLAT_STACKS = frozenset((0x10, 0x23, 0x79, 0x8A, 0xF3))
+"""Stack segments of 32 bits."""
+
+
 def instruction(case: Case, result: Result) -> str:
     """The instruction that an event came at, or the empty string if it is none of the case's own."""
     eip = result["eip"] + (16 * result["cs"] if result["eflags"] & VM else 0)
@@ -79,8 +83,10 @@ KNOWN = (
         EVERYTHING,
     ),
     Known(
-        "the emulated CPU clears the upper half of EBP in an ENTER with 16-bit operands on a 32-bit stack",
-        lambda case, ours, theirs: b"\xc8\x08\x00\x00" in case.code and not case.big,
+        "the emulated CPU's ENTER loads EBP by the stack's size, not by the operand's, where one has 16 bits",
+        lambda case, ours, theirs: (
+            b"\xc8\x08\x00\x00" in case.code and not (case.big and case.words["ss"] in FLAT_STACKS)
+        ),
         EVERYTHING,
     ),
     Known(
@@ -99,7 +105,11 @@ KNOWN = (
     ),
     Known(
         "QEMU enters virtual-8086 mode by an IRET in any ring",
-        lambda case, ours, theirs: case.cpl > 0 and bool(theirs["eflags"] & ~ours["eflags"] & VM),
+        lambda case, ours, theirs: (
+            case.cpl > 0
+            and b"\xcf" in case.code
+            and (bool(theirs["eflags"] & ~ours["eflags"] & VM) or not theirs["ds_es"] | theirs["fs_gs"])
+        ),
         EVERYTHING,
     ),
     Known(
@@ -166,8 +176,11 @@ KNOWN = (
     ),
     Known(
         "QEMU stores the frame of an event as a supervisor even where its handler runs in ring 3",
-        lambda case, ours, theirs: both(PAGE_FAULT, ours, theirs) and only("error", 4)(case, ours, theirs),
-        fields("error", "arena"),
+        lambda case, ours, theirs: (
+            (both(PAGE_FAULT, ours, theirs) and only("error", 4)(case, ours, theirs))
+            or (case.cpl == 3 and ours["vector"] == DOUBLE_FAULT and theirs["vector"] != DOUBLE_FAULT)
+        ),
+        EVERYTHING,
     ),
     Known(
         "QEMU lets EMMS run with CR0.TS or EM set",

@@ -91,11 +91,11 @@ def test_cases_for_trap_hold_no_hole():
 def test_a_result_that_differs_is_noticed():
     case = CaseMaker(3).make()
     comparison = Comparison(["patch"])
-    theirs = dict.fromkeys(NAMES, 0)
-    found = comparison.judge(case, "patch", theirs | {"eax": 1, "hidden": 1}, theirs)
+    theirs = dict.fromkeys(NAMES, 4)
+    found = comparison.judge(case, "patch", theirs | {"eax": 1, "hidden": 5}, theirs)
     assert found is not None
     assert found.fields == {"eax"}
-    assert comparison.judge(case, "patch", theirs | {"hidden": 1}, theirs) is None
+    assert comparison.judge(case, "patch", theirs | {"hidden": 5}, theirs) is None
 
 
 def test_every_known_difference_is_in_the_tutorials_table():
