@@ -7,6 +7,15 @@ therefore always a defect of ours, never the answer to bad input.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    r"""``text`` without line breaks and control characters, which somebody else may have put in: they are escaped.
+
+    >>> printable("no field `a\n\x1b[2J`")
+    'no field `a\\n\\x1b[2J`'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class HypervisorError(Exception):
     """Base of all errors meant for people. The message says what is wrong and where."""
 

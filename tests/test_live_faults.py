@@ -26,13 +26,24 @@ from scripted_guest import difference
 from tern_disk import assert_churned, small_disk
 from tern_guest import build
 
-from hypervisor.errors import HypervisorError, MigrationError
+from hypervisor.errors import FramesLostError, HypervisorError, MigrationError
 from hypervisor.machine import Snapshot, VirtualMachine
-from hypervisor.migration import Departure, LinkError, Listener, SendError, Timeouts, UnsettledError, send
+from hypervisor.migration import (
+    Departure,
+    LinkError,
+    Listener,
+    OwingError,
+    Report,
+    SendError,
+    Timeouts,
+    UnsettledError,
+    send,
+)
 from hypervisor.migration import destination as destination_module
 from hypervisor.migration import source as source_module
 from hypervisor.migration.channel import Acceptor, Channel, connect
 from hypervisor.migration.policy import FixedRounds
+from hypervisor.migration.postcopy import Mode
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +56,7 @@ SHORT = 200_000
 PATIENT = Timeouts(connect=20, message=20, settle=0)
 HASTY = Timeouts(connect=20, message=2, settle=0)
 POLICY = FixedRounds(2)
+MODES = pytest.mark.parametrize("mode", ["precopy", "postcopy", "hybrid"])
 STREAM = "stream"
 ANYTHING = "anything"
 KINDS = ["cut", "reset", pytest.param("stall", marks=pytest.mark.soak)]
@@ -283,9 +295,14 @@ class Disks:
 
     def boot_in_child(self) -> VirtualMachine:
         vm = self.boot(self.ours)
-        vm.console.output = Told()
-        vm.console.output.pipe = self.tell
+        self.overhear(vm)
         return vm
+
+    def overhear(self, vm: VirtualMachine) -> None:
+        """What the guest says goes into the pipe, too, in the moment in which it leaves."""
+        told = Told()
+        told.pipe = self.tell
+        vm.console.output = vm.outlet._output = told
 
     def close(self) -> None:
         os.close(self.told)
@@ -333,7 +350,12 @@ def until_it_syncs(vm: VirtualMachine) -> None:
         assert vm.run(instructions=100_000).reason == "limit"
 
 
-def source_killed(step: int, when: str, disks: Disks) -> tuple[str, bool]:
+def policy_of(mode: Mode) -> FixedRounds | None:
+    return None if mode == "postcopy" else POLICY
+
+
+def source_killed(step: int, when: str, disks: Disks, mode: Mode) -> tuple[str, bool]:
+    """A guest whose source dies when it owes it pages is lost: with a disk of its own it cannot be replayed."""
     with Listener("tcp::0", timeouts=PATIENT) as listener:
 
         def work() -> None:
@@ -342,46 +364,64 @@ def source_killed(step: int, when: str, disks: Disks) -> tuple[str, bool]:
             runner = Runner(vm)
             runner.__enter__()
             Killer(step, when, EVERY_MESSAGE)
-            send(vm, listener.address, policy=POLICY, timeouts=PATIENT)
+            send(vm, listener.address, mode=mode, policy=policy_of(mode), timeouts=PATIENT)
 
         def make(config) -> VirtualMachine:
             return VirtualMachine.create(config, [f"{disks.ours},persist"])
 
         child = in_child(work)
-        vm, was_killed = None, None
+        vm, was_killed, report = None, None, Report()
         while vm is None and was_killed is None:
             dead, status = os.waitpid(child, os.WNOHANG)
             # If it is dead, then all that it ever sent lies in our socket, and this is the last time.
             with contextlib.suppress(MigrationError):
-                vm = listener.receive(make, timeout=0.1)
+                vm = listener.receive(make, timeout=0.1, report=report)
             was_killed = os.WIFSIGNALED(status) if dead else None
         if was_killed is None:
             was_killed = killed(child)
         outcome = "arrived" if vm is not None else "unsettled" if listener.unsettled else "lost"
         if outcome == "unsettled":
-            listener.force()  # an operator, who knows that the source is dead
-            vm = listener.receive(make, timeout=20)
+            # An operator, who knows that the source is dead.
+            if mode == "precopy":
+                listener.force()
+                vm = listener.receive(make, timeout=20)
+            else:
+                with pytest.raises(MigrationError, match="still at its source"):
+                    listener.force()
+                listener.discard()
         if vm is None:
             disks.assert_safe()
-        else:
+            return outcome, was_killed
+        while report.status == "postcopy-active":
+            time.sleep(0.001)
+        listener.close()  # or the guest would wait for its pages for ever
+        try:
             disks.assert_unharmed(vm)
+        except FramesLostError:
+            assert mode != "precopy"
+            outcome = "starved"
+            vm.close()
+            disks.assert_safe()
         return outcome, was_killed
 
 
 @pytest.mark.soak
-def test_a_source_killed_at_any_message_loses_nothing_that_was_synced(disks) -> None:
+@MODES
+def test_a_source_killed_at_any_message_loses_nothing_that_was_synced(disks, mode: Mode) -> None:
     outcomes = []
     for step, when in kill_points():
-        outcome, was_killed = source_killed(step, when, disks())
+        outcome, was_killed = source_killed(step, when, disks(), mode)
         outcomes.append(outcome)
         if not was_killed:
             break
-    order = ["lost", "unsettled", "arrived"]
+    order = ["lost", "unsettled", "starved", "arrived"]
+    if mode == "precopy":
+        order.remove("starved")
     assert set(outcomes) == set(order)
     assert outcomes == sorted(outcomes, key=order.index)
 
 
-def destination_killed(step: int, when: str, disks: Disks) -> tuple[str, bool]:
+def destination_killed(step: int, when: str, disks: Disks, mode: Mode) -> tuple[str, bool]:
     listener = Listener("tcp::0", timeouts=PATIENT)
 
     def work() -> None:
@@ -391,9 +431,10 @@ def destination_killed(step: int, when: str, disks: Disks) -> tuple[str, bool]:
             return VirtualMachine.create(config, [f"{disks.ours},persist"])
 
         vm = listener.receive(make, timeout=60)
-        vm.console.output = Told()
-        vm.console.output.pipe = disks.tell
+        disks.overhear(vm)
         vm.run(instructions=SHORT)
+        while vm.absent.count:  # the source is not left with pages that it owes
+            time.sleep(0.001)
 
     child = in_child(work)
     address = listener.address
@@ -403,17 +444,17 @@ def destination_killed(step: int, when: str, disks: Disks) -> tuple[str, bool]:
         error: SendError | None = None
         with Runner(vm) as runner:
             try:
-                send(vm, address, policy=POLICY, timeouts=PATIENT)
+                send(vm, address, mode=mode, policy=policy_of(mode), timeouts=PATIENT)
             except SendError as raised:
                 error = raised
             was_killed = killed(child)
             vm.request_stop()
         assert runner.stop is not None
-        if error is None:
+        if error is None or isinstance(error, OwingError):
             assert not vm.owned
             disks.console += vm.console.output
             disks.assert_safe()
-            return "arrived", was_killed
+            return "arrived" if error is None else "owing", was_killed
         if isinstance(error, UnsettledError):
             assert runner.stop.reason == "moved"
             with pytest.raises(LinkError):
@@ -426,13 +467,16 @@ def destination_killed(step: int, when: str, disks: Disks) -> tuple[str, bool]:
 
 
 @pytest.mark.soak
-def test_a_destination_killed_at_any_message_loses_nothing_that_was_synced(disks) -> None:
+@MODES
+def test_a_destination_killed_at_any_message_loses_nothing_that_was_synced(disks, mode: Mode) -> None:
     outcomes = []
     for step, when in kill_points():
-        outcome, was_killed = destination_killed(step, when, disks())
+        outcome, was_killed = destination_killed(step, when, disks(), mode)
         outcomes.append(outcome)
         if not was_killed:
             break
-    order = ["stayed", "unsettled", "arrived"]
+    order = ["stayed", "unsettled", "owing", "arrived"]
+    if mode == "precopy":
+        order.remove("owing")
     assert set(outcomes) == set(order)
     assert outcomes == sorted(outcomes, key=order.index)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
-from hypervisor.errors import StateError
+from hypervisor.errors import StateError, printable
 from hypervisor.state.model import DeviceState
 
 SECOND = 1_000_000_000
@@ -122,4 +122,4 @@ class Device(Registers):
         try:
             return msgspec.convert(state.fields, self.Fields, builtin_types=(bytes, bytearray))
         except msgspec.ValidationError as error:
-            raise StateError(f"device {self.name}: {error}") from None
+            raise StateError(f"device {self.name}: {printable(str(error))}") from None

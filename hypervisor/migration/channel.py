@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, Never, Self, TypeVar, overload
 
 import msgspec
 
-from hypervisor.errors import HostError, MigrationError
+from hypervisor.errors import HostError, MigrationError, printable
 from hypervisor.migration.address import Address, parse_address
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials, Security
 from hypervisor.migration.protocol import Message, Refused
@@ -188,7 +188,7 @@ class Channel:
         if isinstance(message, kinds):
             return message
         if isinstance(message, Refused):
-            raise RefusedError(message.reason)
+            raise RefusedError(printable(message.reason))
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise LinkError(f"the peer sent {type(message).__name__} where {expected} was to come")
 
@@ -203,7 +203,7 @@ class Channel:
         try:
             message: Message = _DECODER.decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise LinkError(f"the peer sent something that is no message ({error})") from None
+            raise LinkError(f"the peer sent something that is no message ({printable(str(error))})") from None
         return message
 
     def refuse(self, reason: Refused) -> None:
@@ -225,7 +225,7 @@ class Channel:
                 # What it said before that was said too early to matter any more.
                 message = self._next_message(min(0.5, self._timeouts.message))
                 if isinstance(message, Refused):
-                    return message.reason
+                    return printable(message.reason)
         return None
 
     def _take(self, length: int, deadline: float) -> bytes:

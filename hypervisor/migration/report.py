@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct, field
 
-from hypervisor.errors import HostError, StateError
+from hypervisor.errors import HostError, StateError, printable
 from hypervisor.state.codec import PAGE_SIZE
 
 COLUMNS: Final = 256
@@ -211,4 +211,4 @@ def read_report(path: Path) -> Report:
     except OSError as error:
         raise HostError(f"{path}: {error.strerror or error}") from None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise StateError(f"{path}: no report of a migration: {error}") from None
+        raise StateError(f"{path}: no report of a migration: {printable(str(error))}") from None

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from hypervisor.errors import StateError
+from hypervisor.errors import StateError, printable
 from hypervisor.state.codec import PAGE_SIZE
 from hypervisor.state.model import (
     CLUSTER,
@@ -194,6 +194,6 @@ def unpack(payload: bytes, kind: type[T], where: str) -> T:
         return msgspec.msgpack.decode(payload, type=kind)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
         # msgspec says "Expected `int`, got `str` - at `$.gdtr.base`".
-        text, _, path = str(error).partition(" - at `$")
+        text, _, path = printable(str(error)).partition(" - at `$")
         field = re.sub(r"^\.", "", path.rstrip("`"))
         raise StateError(f"{where}: {'field ' + field + ': ' if field else ''}{text}") from None

@@ -14,7 +14,7 @@ import msgspec
 
 from hypervisor.devices.disk import Disks
 from hypervisor.devices.outlet import Written
-from hypervisor.errors import HostError, HypervisorError, MigrationError, StateError
+from hypervisor.errors import HostError, HypervisorError, MigrationError, StateError, printable
 from hypervisor.migration.address import Address
 from hypervisor.migration.channel import PATIENCE, Acceptor, Channel, Timeouts
 from hypervisor.migration.credentials import NO_CREDENTIALS, Credentials
@@ -253,7 +253,7 @@ class _Copy:
                 elif isinstance(message, Alive):
                     channel.send(Alive())
                 elif isinstance(message, Dismiss):
-                    return Outcome("dismissed", None, None, message.reason)
+                    return Outcome("dismissed", None, None, printable(message.reason))
         except HypervisorError as error:
             if not self.protected:
                 raise
