@@ -47,12 +47,6 @@ def test_hostile_streams_are_refused_and_a_good_one_arrives_after_them(program: 
     receive(program, 0, 200)
 
 
-@pytest.mark.parametrize("seed", [32386, 82957])
-def test_what_the_source_sends_cannot_break_the_line_that_refuses_it(seed: int) -> None:
-    """Once it did: the name of an unknown field had a line break in it."""
-    receive_migrations(seed, 1)
-
-
 @pytest.mark.fuzz
 @PROGRAMS
 def test_a_hundred_thousand_hostile_streams_are_refused(program: Path) -> None:

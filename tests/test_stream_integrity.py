@@ -15,6 +15,7 @@ from state_samples import MEMORY, from_bytes, sample_ram, sample_state, to_bytes
 from hypervisor.errors import StateError
 from hypervisor.state.codec import crc32c
 from hypervisor.state.model import DeviceState, MachineState
+from hypervisor.state.parts import Configuration, unpack
 from hypervisor.state.sections import HEADER, LIMITS, SECTION, ReadInto
 from hypervisor.state.stream import StreamReader, write_stream
 
@@ -249,3 +250,10 @@ def test_any_machine_comes_back_equal(state: MachineState, seed: int, filled: in
     again, memory, _ = from_bytes(stream)
     assert (again, memory) == (state, ram)
     assert to_bytes(again, memory) == stream
+
+
+def test_a_name_in_a_stream_cannot_break_the_line_that_refuses_it():
+    """Nor send control sequences to the terminal of whoever reads it."""
+    with pytest.raises(StateError) as refused:
+        unpack(msgspec.msgpack.encode({"epoc\n\x1b[2J": 1}), Configuration, "section config")
+    assert str(refused.value) == r"section config: Object contains unknown field `epoc\n\x1b[2J`"
