@@ -36,6 +36,8 @@ class FakeMachine:
     config = MachineConfig(memory=1 << 20)
     identity = "0123456789abcdef" * 2
     epoch = 0
+    technique = config.technique
+    hole = None
 
     def __init__(self, script: dict[int, FakeStop] | None = None) -> None:
         self.instructions = 0

@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 
+import msgspec
 import pytest
 from fake_machine import FakeMachine, FakeStop
 from prompt_toolkit.application import create_app_session
@@ -13,6 +14,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from hypervisor.errors import AddressError
+from hypervisor.monitor.sites import Hole
 from hypervisor.repl.prompt import Ending, Prompt
 from hypervisor.repl.session import Session
 
@@ -262,6 +264,14 @@ def test_info_tells_what_and_where(prompt, vm):
     assert re.search(r"^state +reached .* at instruction 7$", text, re.MULTILINE)
     assert re.search(r"^breakpoints +1,000$", text, re.MULTILINE)
     assert re.search(r"^snapshots +s$", text, re.MULTILINE)
+
+
+def test_info_tells_what_became_of_a_technique_that_chooses(prompt, vm):
+    vm.config = msgspec.structs.replace(vm.config, technique="auto")
+    vm.technique = "trap"
+    assert re.search(r"^technique +auto: trap, no hole was found$", say(prompt, "info"), re.MULTILINE)
+    vm.technique, vm.hole = "patch", Hole(0x1000, 12_345, b"\x9c")
+    assert "auto: patch, since the hole at 0x00001000, found at instruction 12,345" in say(prompt, "info")
 
 
 def test_help_lists_every_command_and_explains_each(prompt):
