@@ -104,7 +104,9 @@ def test_a_backup_goes_on_like_the_twin(work: Work, mode: str | None, tmp_path: 
 
 @pytest.mark.soak
 @WORKS
-def test_a_hundred_takeovers_are_quick_and_leave_no_trace(work: Work, mode: str | None, tmp_path: Path) -> None:
+def test_a_hundred_takeovers_are_quick_and_leave_no_trace(
+    work: Work, mode: str | None, tmp_path: Path
+) -> None:
     chosen = random.Random(2)
     took = [killed_at_random(work, tmp_path, chosen, mode) for _ in range(100)]
     assert statistics.median(took) < 1  # a host that is busy with other things may take its time once
