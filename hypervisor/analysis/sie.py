@@ -26,7 +26,7 @@ ROWS = (
     Row("guest's place and mode", "guest PSW", "RIP, RFLAGS, CS, CPL (0x4cb), EFER", "context image, checked at start-up"),
     Row("guest's registers", "GR 14 and 15; control registers 0 to 15; GR 0 to 13 stay in the CPU", "RAX, RSP, CR0, CR2, CR3, CR4, DR6, DR7, segments; the others stay in the CPU", "context image"),
     Row("guest's time", "CPU timer, clock comparator, epoch difference to the TOD clock", "TSC_OFFSET (0x50)", "RDTSC intercepted: time is counted in instructions"),
-    Row("guest's storage", "main-storage origin and extent (preferred guest), or host segment tables (pageable guest)", "nested paging: NP_ENABLE (0x90), N_CR3 (0xb0)", "shadow tables; --paging nested as the variant"),
+    Row("guest's storage", "main-storage origin and extent (preferred guest), or host segment tables (pageable guest)", "nested paging: NP_ENABLE (0x90), N_CR3 (0xb0)", "shadow tables"),
     Row("translation by both", "guest tables, then host tables, by the machine", "the same with nested paging; else shadow tables by software", "shadow tables by software"),
     Row("translations kept apart", "by guest, tagged in the translation-lookaside buffer", "ASID (0x58), TLB_CONTROL (0x5c)", "one guest a CPU"),
     Row("accessed and changed", "reference and change preservation area: the guest's storage keys beside the host's", "Accessed and Dirty in the nested tables", "Dirty in the shadow tables"),
