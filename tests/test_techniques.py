@@ -81,7 +81,12 @@ def hop(vm: VirtualMachine, until: int, technique: str, paging: str) -> VirtualM
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_guest_that_moves_around_all_techniques_ends_like_one_that_stayed(seed: int) -> None:
+@pytest.mark.parametrize(
+    "meanwhile", [0, pytest.param(MEANWHILE, marks=pytest.mark.soak)], ids=["stopped", "live"]
+)
+def test_a_guest_that_moves_around_all_techniques_ends_like_one_that_stayed(
+    seed: int, meanwhile: int
+) -> None:
     digests, console = reference()
     dice = random.Random(seed)
     last = max(digests)
@@ -90,7 +95,7 @@ def test_a_guest_that_moves_around_all_techniques_ends_like_one_that_stayed(seed
     for moment in sorted(dice.sample(range(last), HOPS)):
         vm.run(until=max(moment, vm.instructions))
         technique, paging = dice.choice(WAYS)
-        arrived = hop(vm, min(vm.instructions + MEANWHILE, last - 1), technique, paging)
+        arrived = hop(vm, min(vm.instructions + meanwhile, last - 1), technique, paging)
         told += vm.console.output
         vm.close()
         vm = arrived
