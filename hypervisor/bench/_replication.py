@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
-from hypervisor.bench import Record, compare, record
+from hypervisor.bench import ROUNDS, Record, compare, record
 from hypervisor.bench._migration import PATIENCE, hear
 from hypervisor.errors import HostError
 from hypervisor.machine import VirtualMachine
@@ -70,7 +70,7 @@ def replication(quick: bool) -> Iterator[Record]:
         ours, alone = compare(
             protected,
             lambda: _alone(WORK[name], instructions),  # noqa: B023
-            rounds=1 if quick else 3,
+            rounds=1 if quick else ROUNDS,
         )
         what = f"replication of {name}, {epochs} epochs/s"
         yield record(f"{what}: time", ours, "s", reference=alone, reference_name="no backup")
