@@ -919,7 +919,6 @@ cdef class Cpu:
         core.noted = 0
         core.running = 1
         core.runs += 1
-        core.interrupt_request[0] = VIRTUAL_IRQ if core.window else 0
         # Most runs are shorter than it takes to give the GIL away; long ones do it after a while.
         core.holding = self.exact and core.runs & 63 != 0
         core.limit = 0 if core.window else min(fence, core.retired + PATIENCE) if core.holding else fence
@@ -930,6 +929,7 @@ cdef class Cpu:
             core.exit_code = STOP
             core.exits[STOP & 511] += 1
             return STOP
+        core.interrupt_request[0] = VIRTUAL_IRQ if core.window else 0
         if core.holding:
             error = uc_emu_start(<uc_engine *>core.uc, eip, 0, 0, 0)
             if core.thread != NULL:
@@ -1422,32 +1422,37 @@ cdef class Cpu:
         cdef Core *core = &self.core
         cdef uint64_t root = core.root, retired = core.retired, fence = core.fence
         cdef int stop = core.stop
+        cdef bint window = core.window
         cdef uint32_t i
         if core.uc == NULL:
             return
         memcpy(saved, core.env, sizeof(saved))
         core.stop = 0
+        core.window = 0     # whose interrupt waits for the guest's IF, not for ours
         core.fence = <uint64_t>-1
         core.limit = <uint64_t>-1
         core.holding = 0
-        self.memory.write(PROBE_CODE, instruction + (<uint32_t>SIDE_DATA).to_bytes(4, "little") + b"\xcd\x80")
-        self.set_eflags(0x202)
-        for i in range(4):
-            self.set_segment(i, 9 if i == 1 else 0x11, 0, 0xffffffff, 0xcfbb00 if i == 1 else 0xcfb300)
-        self.set_fpu_control(cr0, CR4_OSFXSR)
-        self.load_root(SIDE_ROOT)
-        self.forget(PROBE_CODE, 64)
-        self.set_eip(PROBE_CODE)
-        while True:
-            core.exit_code = 0
-            core.block_count = 0
-            uc_emu_start(<uc_engine *>core.uc, PROBE_CODE, 0, 0, 0)
-            if core.exit_code == 0x175:
-                break
-            if core.exit_code not in (SCAN, UNLEARNED, UNCHECKED):
-                raise HostError(f"FXSAVE or FXRSTOR on the side ended with exit {core.exit_code:#x}")
-        memcpy(core.env, saved, sizeof(saved))
-        core.retired = retired
-        core.fence = fence
-        core.stop |= stop
-        self.load_root(root)
+        try:
+            self.memory.write(PROBE_CODE, instruction + (<uint32_t>SIDE_DATA).to_bytes(4, "little") + b"\xcd\x80")
+            self.set_eflags(0x202)
+            for i in range(4):
+                self.set_segment(i, 9 if i == 1 else 0x11, 0, 0xffffffff, 0xcfbb00 if i == 1 else 0xcfb300)
+            self.set_fpu_control(cr0, CR4_OSFXSR)
+            self.load_root(SIDE_ROOT)
+            self.forget(PROBE_CODE, 64)
+            self.set_eip(PROBE_CODE)
+            while True:
+                core.exit_code = 0
+                core.block_count = 0
+                uc_emu_start(<uc_engine *>core.uc, PROBE_CODE, 0, 0, 0)
+                if core.exit_code == 0x175:
+                    break
+                if core.exit_code not in (SCAN, UNLEARNED, UNCHECKED):
+                    raise HostError(f"FXSAVE or FXRSTOR on the side ended with exit {core.exit_code:#x}")
+        finally:
+            memcpy(core.env, saved, sizeof(saved))
+            core.retired = retired
+            core.fence = fence
+            core.window = window
+            core.stop |= stop
+            self.load_root(root)
