@@ -36,6 +36,8 @@ import os
 
 from hypervisor.errors import HostError
 
+from hypervisor.ext.memory cimport nested_entry, nested_frame, nested_walkable
+
 cdef extern from "<dlfcn.h>" nogil:
     void *dlopen(const char *name, int flags)
     void *dlsym(void *handle, const char *name)
@@ -122,6 +124,8 @@ EXIT_UNLEARNED = 0x7005
 """A block ran into us that was never announced; its translation was thrown away, run again."""
 EXIT_ERROR = 0x7006
 """Unicorn gave up; ``error`` says why."""
+EXIT_NESTED = 0x7008
+"""The nested tables do not allow an access: ``fault_address`` is guest-physical."""
 
 cdef enum:
     BASE = 0x100
@@ -131,6 +135,9 @@ cdef enum:
     SCAN = 0x7004
     UNLEARNED = 0x7005
     ERROR = 0x7006
+    NESTED = 0x7008
+    NESTED_CODE = 0x200     # as in paging/nested.py
+    VMEXIT_NPF = 0x500
     UNCHECKED = 0x7007  # a new block holds a hooked instruction, and was translated without exit checks
     VMEXIT_DB = 0x141
     VMEXIT_VINTR = 0x164
@@ -159,6 +166,7 @@ cdef enum:
     ENV_CC_OP = 168
     ENV_DF = 172
     ENV_HFLAGS = 176
+    ENV_HFLAGS2 = 180
     ENV_SEGMENTS = 184
     ENV_LDT = 328
     ENV_TR = 352
@@ -178,6 +186,10 @@ cdef enum:
     HF_ADDSEG = 1 << 6
     HF_MP_SHIFT = 9
     HF_OSFXSR = 1 << 22
+    HF2_NPT = 1 << 6
+    CR0_PG_WP = 0x80010000
+    CR4_PSE = 1 << 4
+    CR4_PAE = 1 << 5
     CR4_OSFXSR = 1 << 9
     DESC_B = 1 << 22
     VM_FLAG = 1 << 17
@@ -203,7 +215,9 @@ LAST_X87_INSTRUCTION = (
     (UC_X86_REG_FDS, 20, 2),
 )
 POOL = 0x10000
-"""From here to 16 MiB: frames for shadow tables."""
+"""From here to 16 MiB: frames for the tables of a form of paging."""
+NESTED_ROOT = POOL
+"""The directory of the nested tables, where there are any."""
 
 cdef uint64_t ADDRESS = 0x000ffffffffff000
 
@@ -258,8 +272,11 @@ include "encoding.pxi"
 # ------------------------------------------------------------------ block table
 
 cdef inline uint64_t frame_of(Core *core, uint32_t gva) noexcept nogil:
-    """Host-physical frame of a linear address under the current shadow tables; 0 if unmapped."""
-    cdef uint64_t entry = (<uint64_t *>(core.monitor + core.root))[gva >> 30]
+    """Host-physical frame of a linear address under the current tables; 0 if unmapped."""
+    cdef uint64_t entry
+    if core.nested != NULL:
+        return nested_entry(core.nested, gva) & ADDRESS
+    entry = (<uint64_t *>(core.monitor + core.root))[gva >> 30]
     if not entry & 1:
         return 0
     entry = (<uint64_t *>(core.monitor + (entry & ADDRESS)))[gva >> 21 & 511]
@@ -277,6 +294,10 @@ cdef inline void next_generation(Core *core) noexcept nogil:
 
 cdef inline uint32_t hflags(Core *core) noexcept nogil:
     return (<uint32_t *>(core.env + ENV_HFLAGS))[0]
+
+
+cdef inline uint32_t *hflags2(Core *core) noexcept nogil:
+    return <uint32_t *>(core.env + ENV_HFLAGS2)
 
 
 cdef inline void key_of(Core *core, uint32_t pc, uint32_t size, uint64_t *key, uint32_t *second) noexcept nogil:
@@ -527,13 +548,22 @@ cdef inline bint holds_hook(Core *core, uint32_t pc, uint32_t size) noexcept nog
     return False
 
 
+cdef inline bint newly_code(Core *core, uint32_t pc) noexcept nogil:
+    """Under nested paging: is this address, from which a block was translated, in a frame that is not marked as code?"""
+    cdef uint64_t frame = frame_of(core, pc)
+    return frame >= MONITOR and not nested_frame(core.nested, <uint32_t>(frame - MONITOR)) & NESTED_CODE
+
+
 cdef void on_new_block(uc_engine *uc, uc_tb *block, uc_tb *previous, void *opaque) noexcept nogil:
     cdef Core *core = <Core *>opaque
     cdef uint32_t pc = <uint32_t>block.pc
     cdef bint unchecked = core.unchecked[0] and holds_hook(core, pc, block.size)
+    cdef bint new
     learn(core, pc, block.size, block.icount)
     core.unchecked[0] = core.may_leave_checks
-    if unchecked or interesting(core, pc, block.size):
+    new = core.nested != NULL and not core.lent and (
+        newly_code(core, pc) or newly_code(core, pc + block.size - 1))
+    if unchecked or new or interesting(core, pc, block.size):
         core.exit_code = UNCHECKED if unchecked else SCAN
         core.new_pc = pc
         core.new_size = block.size
@@ -554,12 +584,13 @@ cdef class Cpu:
     ``memory`` is its physical memory; ``intercepts`` the 64 intercept bits of the VMCB at offset 0x0c
     (AMD APM 2, table B-1), ``controls`` and ``debugs`` the 32 bits for CR and DR accesses at offsets 0 and 4:
     reads in the lower half, writes in the upper. ``exact`` counts instructions.
+    ``nested``: it can walk the guest's own tables (``load_guest_tables``) instead of shadow tables (``load_root``).
     All 32 exceptions and INT n are always intercepted. It starts in ring 1 in the monitor's own address
     space, where nothing of the guest is mapped. Raises HostError where the library is not the one whose behaviour was measured.
     """
 
     def __cinit__(self, PhysicalMemory memory, uint64_t intercepts, uint32_t controls=0, uint32_t debugs=0,
-                  bint exact=True):
+                  bint exact=True, bint nested=False):
         cdef Core *core = &self.core
         cdef uc_engine *uc = NULL
         cdef int model = UC_CPU_X86_QEMU64
@@ -591,7 +622,7 @@ cdef class Cpu:
         self.check(uc_ctl(uc, UC_CTL_WRITE(UC_CTL_UC_EXITS, 2), &self.edge_hook, <size_t>0), "clear the exits")
         self.locate_registers()
         self.check(uc_hook_add(uc, &self.intr_hook, UC_HOOK_INTR, <void *>on_event, core, 1, 0), "hook events")
-        self.enter_guest_mode(intercepts, controls, debugs)
+        self.enter_guest_mode(intercepts, controls, debugs, nested)
         self.locate_interrupt_request(intercepts)
         self.check_layout()
         self.locate_error_code()
@@ -679,8 +710,11 @@ cdef class Cpu:
                     ranges.append((int(first, 16), int(last, 16)))
         return ranges
 
-    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t controls, uint32_t debugs):
-        """VMRUN, once (AMD APM 2, 15.5): from protected mode without paging into ring 1 with PAE paging."""
+    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t controls, uint32_t debugs, bint nested):
+        """VMRUN, once (AMD APM 2, 15.5): from protected mode without paging into ring 1 with PAE paging.
+
+        With nested paging, if that is wanted, which is turned off again at once.
+        """
         cdef uint8_t *vmcb = self.core.monitor + <uint64_t>VMCB
         cdef uint32_t value
         cdef uc_x86_msr msr
@@ -697,6 +731,12 @@ cdef class Cpu:
         (<uint64_t *>(vmcb + 0x0c))[0] = intercepts | 1 << 21        # INT n, always
         (<uint64_t *>(vmcb + 0x48))[0] = <uint64_t>MSR_PERMISSIONS
         (<uint32_t *>(vmcb + 0x60))[0] = 1 << 20 | 1 << 8            # V_IGN_TPR, V_IRQ: see locate_interrupt_request
+        if nested:
+            (<uint64_t *>(vmcb + 0x90))[0] = 1                        # NP_ENABLE
+            (<uint64_t *>(vmcb + 0xb0))[0] = <uint64_t>NESTED_ROOT    # N_CR3
+            (<uint32_t *>(self.core.monitor + <uint64_t>NESTED_ROOT))[0] = <uint32_t>NESTED_ROOT + 0x1000 | 7
+            for i in range(1024):
+                (<uint32_t *>(self.core.monitor + <uint64_t>NESTED_ROOT + 0x1000))[i] = i << 12 | 7
         attributes[:] = [0xcb3, 0xcbb, 0xcb3, 0xcb3]                  # ring 1: data, code, data, data
         for i in range(4):
             (<uint16_t *>(vmcb + 0x400 + i * 16))[0] = 0x09 if i == 1 else 0x11
@@ -724,6 +764,11 @@ cdef class Cpu:
         self.check(uc_emu_start(uc, code, 0, 0, 0), "run VMRUN")
         if self.core.exit_code != 0x175:
             self.refuse(f"VMRUN gave exit {self.core.exit_code:#x} instead of 0x175")
+        if (hflags2(&self.core)[0] & HF2_NPT != 0) != nested:
+            self.refuse("the flag of nested paging")
+        hflags2(&self.core)[0] &= ~<uint32_t>HF2_NPT
+        self.flush_tlb()
+        memset(self.core.monitor + <uint64_t>NESTED_ROOT, 0, 8192)
 
     cdef map_side(self):
         """The monitor's own address space: its first 2 MiB one to one."""
@@ -733,6 +778,28 @@ cdef class Cpu:
         (<uint64_t *>(self.core.monitor + <uint64_t>SIDE_ROOT + 0x1000))[0] = <uint64_t>SIDE_ROOT + 0x2000 | 7
         for i in range(512):
             table[i] = i << 12 | 0x63
+
+    cdef Nested *to_side(self):
+        """Enter the monitor's own address space. Returns what ``from_side`` wants."""
+        cdef Nested *nested = self.core.nested
+        cdef uint64_t *control = <uint64_t *>(self.core.env + ENV_CR)
+        if nested != NULL:
+            self.core.nested = NULL
+            hflags2(&self.core)[0] &= ~<uint32_t>HF2_NPT
+            control[0] |= <uint64_t>CR0_PG_WP
+            control[4] |= CR4_PAE
+        self.load_root(SIDE_ROOT)
+        return nested
+
+    cdef void from_side(self, uint64_t root, Nested *nested):
+        """Leave it for what was there before; under nested paging the caller has restored the control registers."""
+        if nested == NULL:
+            self.load_root(root)
+            return
+        self.core.nested = nested
+        self.core.root = root
+        hflags2(&self.core)[0] |= HF2_NPT
+        self.flush_tlb()
 
     cdef locate_interrupt_request(self, uint64_t intercepts):
         """QEMU's word of pending interrupts: VMRUN has set the bit for V_IRQ in it, and no other.
@@ -907,6 +974,7 @@ cdef class Cpu:
         cdef int error
         cdef uint32_t eip = (<uint32_t *>(core.env + ENV_EIP))[0]
         cdef uint32_t at
+        cdef bint unfetched
         if core.uc == NULL:
             return ERROR
         if core.translated > MOST_TRANSLATED:
@@ -948,22 +1016,25 @@ cdef class Cpu:
             return UNCHECKED
         if core.exit_code == 0:
             core.exit_code = STOP
+        elif core.exit_code == VMEXIT_NPF:
+            core.exit_code = NESTED
         core.exits[core.exit_code & 511] += 1
         if core.exit_code == STOP:
             core.stop = 0
             return STOP
-        if core.noted and core.noted_pc == self.linear_eip() and BASE <= core.exit_code < BASE + 0x100 and (
-                core.exit_code != VMEXIT_DB and (core.exit_code != VMEXIT_PF or not self.error_code() & 0x10)):
+        # A page fault in fetching the next block. (Under nested paging, those of the guest's tables do not say that.)
+        unfetched = core.exit_code in (VMEXIT_PF, NESTED) and self.error_code() & 0x10
+        at = self.linear_eip()
+        if core.noted and core.noted_pc == at and not unfetched and core.exit_code != VMEXIT_DB and (
+                BASE <= core.exit_code < BASE + 0x100 or core.exit_code == NESTED):
             self.take_flags_back()
-        if core.block_count and core.exit_code != VMEXIT_DB and core.exit_code != VMEXIT_VINTR and (
-                core.exit_code != VMEXIT_PF or not self.error_code() & 0x10):
+        if core.block_count and core.exit_code != VMEXIT_DB and core.exit_code != VMEXIT_VINTR and not unfetched and (
+                at - core.block_pc < core.block_size):
             # In the middle of a block, or at its last instruction.
-            at = (<uint32_t *>(core.env + ENV_EIP))[0] + (<uint32_t *>(core.env + ENV_SEGMENTS + SEGMENT + 8))[0]
-            if at - core.block_pc < core.block_size:
-                core.retired -= self.not_run(at)
+            core.retired -= self.not_run(at)
         elif core.exit_code == UNLEARNED:
             self.forget(core.new_pc, core.new_size)
-        elif core.exit_code == VMEXIT_PF and core.retired >= fence:
+        elif core.exit_code in (VMEXIT_PF, NESTED) and core.retired >= fence:
             # The next block could not be fetched, but it lies behind the fence anyway: ask again then.
             core.exit_code = FENCE
         return core.exit_code
@@ -1027,8 +1098,12 @@ cdef class Cpu:
         cdef Core *core = &self.core
         cdef uint32_t following = (at | 0xfff) + 1
         cdef uint64_t need = 1 | (4 if hflags(core) & HF_CPL == 3 else 0)
+        if core.nested != NULL and not nested_walkable(core.nested, at):
+            return False
         if core.block_count < 32 or following - core.block_pc < core.block_size:
             return True
+        if core.nested != NULL and not nested_walkable(core.nested, following):
+            return False
         return self.memory.shadow_entry(core.root, following) & (need | <uint64_t>1 << 63) == need
 
     cdef uint32_t step_count(self, uint32_t first, uint32_t last):
@@ -1054,6 +1129,8 @@ cdef class Cpu:
         cdef uint64_t saved = flags[0]
         cdef uc_tb one
         one.size = 0
+        if core.nested != NULL and not nested_walkable(core.nested, at):
+            return 0
         core.unchecked[0] = 0
         flags[0] |= 0x100
         if uc_ctl(<uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &one):
@@ -1079,7 +1156,7 @@ cdef class Cpu:
     def exit_counts(self):
         """How often each exit was taken: {exit code: count}."""
         counts = {}
-        for code in (*range(BASE, BASE + 0x100), *range(FENCE, ERROR)):
+        for code in (*range(BASE, BASE + 0x100), *range(FENCE, ERROR), NESTED):
             if self.core.exits[code & 511]:
                 counts[code] = self.core.exits[code & 511]
         return counts
@@ -1221,13 +1298,17 @@ cdef class Cpu:
         cdef Core *core = &self.core
         cdef uint64_t root = core.root
         cdef uint64_t *window = <uint64_t *>(core.monitor + <uint64_t>SIDE_ROOT + 0x2000) + 511
+        cdef Nested *nested
+        cdef uint8_t control[40]
         if core.uc == NULL:
             return
-        self.load_root(SIDE_ROOT)
+        memcpy(control, core.env + ENV_CR, sizeof(control))
+        nested = self.to_side()
         window[0] = frame | 0x65
         uc_ctl(<uc_engine *>core.uc, UC_CTL_WRITE(UC_CTL_TB_REMOVE_CACHE, 2), <uint64_t>0x1ff000, <uint64_t>0x200000)
         window[0] = 0
-        self.load_root(root)
+        memcpy(core.env + ENV_CR, control, sizeof(control))
+        self.from_side(root, nested)
 
     def forget_all(self):
         """Throw away all translated code, and what is known of it."""
@@ -1259,6 +1340,19 @@ cdef class Cpu:
         """Load the real CR3 with the host-physical address of a PDPT."""
         self.set_root(root)
         self.flush_tlb()
+
+    cpdef void load_guest_tables(self, uint32_t cr0, uint32_t cr3, uint32_t cr4):
+        """Nested paging: from now on walk the guest's tables, as its control registers say, and the nested ones."""
+        cdef Nested *nested = &self.memory.nested
+        cdef uint64_t *control = <uint64_t *>(self.core.env + ENV_CR)
+        nested.root = NESTED_ROOT
+        nested.directory = cr3 & ~<uint32_t>0xfff
+        nested.enabled = cr0 >> 31
+        nested.large = cr4 & CR4_PSE != 0
+        control[0] = (control[0] & ~<uint64_t>CR0_PG_WP) | (cr0 & <uint64_t>CR0_PG_WP)
+        control[3] = nested.directory
+        control[4] = (control[4] & ~<uint64_t>(CR4_PAE | CR4_PSE)) | (cr4 & CR4_PSE)
+        self.from_side(NESTED_ROOT, nested)
 
     # -------------------------------------------------------------- registers, in place
 
@@ -1423,6 +1517,7 @@ cdef class Cpu:
         cdef uint64_t root = core.root, retired = core.retired, fence = core.fence
         cdef int stop = core.stop
         cdef bint window = core.window
+        cdef Nested *nested = core.nested
         cdef uint32_t i
         if core.uc == NULL:
             return
@@ -1438,7 +1533,7 @@ cdef class Cpu:
             for i in range(4):
                 self.set_segment(i, 9 if i == 1 else 0x11, 0, 0xffffffff, 0xcfbb00 if i == 1 else 0xcfb300)
             self.set_fpu_control(cr0, CR4_OSFXSR)
-            self.load_root(SIDE_ROOT)
+            self.to_side()
             self.forget(PROBE_CODE, 64)
             self.set_eip(PROBE_CODE)
             while True:
@@ -1455,4 +1550,4 @@ cdef class Cpu:
             core.fence = fence
             core.window = window
             core.stop |= stop
-            self.load_root(root)
+            self.from_side(root, nested)

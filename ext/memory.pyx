@@ -106,6 +106,8 @@ cdef class PhysicalMemory:
         if <void *>self.ram_base == MAP_FAILED:
             self.ram_base = NULL
             raise HostError(f"no memory for {ram_size >> 20} MiB of guest RAM: {os.strerror(errno)}")
+        self.nested.monitor = self.monitor_base
+        self.nested.ram = self.ram_base
         self.dirty = <uint8_t *>calloc(ram_size >> 12, 1)
         if self.dirty == NULL:
             raise HostError(f"no memory for the dirty map of {ram_size >> 20} MiB")
@@ -368,7 +370,7 @@ cdef class PhysicalMemory:
         return self.at(hpa, size)[:size]
 
     def write(self, uint64_t hpa, const uint8_t[::1] data):
-        """Store bytes at ``hpa``. Translated code is not invalidated: see ``ShadowPaging.about_to_write``."""
+        """Store bytes at ``hpa``. Translated code is not invalidated: see ``Paging.about_to_write``."""
         if data.shape[0]:
             memcpy(self.target(hpa, data.shape[0]), &data[0], data.shape[0])
 
@@ -377,7 +379,12 @@ cdef class PhysicalMemory:
         return 0
 
     cpdef uint64_t shadow_entry(self, uint64_t root, uint32_t gva) except? 0xdeadbeef:
-        """The shadow page-table entry of ``gva`` under the PDPT at ``root``; 0 if there is none."""
+        """The shadow page-table entry of ``gva`` under the PDPT at ``root``; 0 if there is none.
+
+        If ``root`` is that of the nested tables: what it would be.
+        """
+        if root == self.nested.root:
+            return nested_entry(&self.nested, gva)
         cdef uint64_t entry = (<uint64_t *>(self.monitor_base + root))[gva >> 30]
         if not entry & PRESENT:
             return 0
@@ -403,10 +410,18 @@ cdef class PhysicalMemory:
     cpdef int64_t translate(self, uint64_t root, uint32_t gva, bint write, bint user) except? -2:
         """Host-physical address of ``gva`` if the shadow tables allow the access now, else -1.
 
-        Sets the shadow entry's Accessed and, for a write, Dirty bit, as the CPU would.
+        Sets the shadow entry's Accessed and, for a write, Dirty bit, as the CPU would. (Under nested paging these
+        bits are the guest's, and where one is missing the answer is -1.)
         """
-        cdef uint64_t *slot = self.shadow_slot(root, gva)
+        cdef uint64_t *slot
         cdef uint64_t need = PRESENT | (WRITABLE if write else 0) | (USER if user else 0)
+        cdef uint64_t entry
+        if root == self.nested.root:
+            entry = nested_entry(&self.nested, gva)
+            if entry & (need | ACCESSED) != need | ACCESSED:
+                return -1
+            return (entry & ADDRESS) | (gva & 0xfff)
+        slot = self.shadow_slot(root, gva)
         if slot == NULL or (slot[0] & need) != need:
             return -1
         slot[0] |= ACCESSED | (DIRTY if write else 0)

@@ -13,6 +13,7 @@ import capstone
 from hypervisor.errors import AddressError
 from hypervisor.hardware.x86 import CS, D_BIG
 from hypervisor.monitor.loop import EXIT_NAMES
+from hypervisor.paging.entries import ADDRESS, PRESENT
 from hypervisor.paging.physical import NOWHERE
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from hypervisor.ext.memory import PhysicalMemory
     from hypervisor.monitor.loop import Monitor
     from hypervisor.monitor.vcpu import VirtualCpu
+    from hypervisor.paging.base import Paging
     from hypervisor.paging.physical import PhysicalMap
-    from hypervisor.paging.shadow import ShadowPaging
 
 GENERAL_NAMES = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 SEGMENT_NAMES = ("es", "cs", "ss", "ds", "fs", "gs")
@@ -55,7 +56,7 @@ class Inspection:
         cpu: Cpu
         memory: PhysicalMemory
         vcpu: VirtualCpu
-        paging: ShadowPaging
+        paging: Paging
         physical: PhysicalMap
         monitor: Monitor
         devices: IsaPc
@@ -92,18 +93,11 @@ class Inspection:
         gva &= 0xFFFFFFFF
         guest = tuple(Level(*level) for level in self.paging.guest.explain(gva))
         shadow = tuple(Level(*level) for level in self.paging.explain(gva))
-        gpa: int | None = gva
-        if guest:
-            last = guest[-1]
-            if not last.entry & 1:
-                gpa = None
-            elif last.name == "PDE":
-                gpa = last.entry & 0xFFC00000 | gva & 0x3FFFFF
-            else:
-                gpa = last.entry & ~0xFFF | gva & 0xFFF
-        entry = shadow[-1].entry
-        hpa = entry & 0x000FFFFFFFFFF000 | gva & 0xFFF if len(shadow) == 3 and entry & 1 else None
-        return Translation(gva, guest, gpa, shadow, hpa)
+        gpa = self.paging.guest.locate(gva)
+        last = shadow[-1] if shadow else None
+        found = last is not None and last.name.endswith("PTE") and last.entry & PRESENT
+        hpa = last.entry & ADDRESS | gva & 0xFFF if last is not None and found else None
+        return Translation(gva, guest, None if gpa == NOWHERE else gpa, shadow, hpa)
 
     def read(self, kind: str, address: int, size: int) -> bytes:
         """``size`` bytes at an address of kind ``gva``, ``gpa`` or ``hpa``. Raises AddressError."""

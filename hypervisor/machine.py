@@ -49,7 +49,7 @@ from hypervisor.monitor.vcpu import VirtualCpu
 from hypervisor.paging.absent import AbsentFrames
 from hypervisor.paging.copy_on_write import CopyOnWrite
 from hypervisor.paging.dirty import DirtyLog
-from hypervisor.paging.forms import DEFAULT_FORM, FORMS
+from hypervisor.paging.forms import DEFAULT_FORM, FORMS, NESTED, forms_for
 from hypervisor.paging.physical import PhysicalMap
 from hypervisor.state.cpu import capture_cpu, check_cpu, restore_cpu
 from hypervisor.state.journal import Input, Journal, Moment
@@ -131,6 +131,8 @@ class VirtualMachine(Inspection):
                 f"{config.memory} bytes of memory: it must be a multiple of 4096, from 1 MiB to 3 GiB"
             )
         chosen = technique(config.technique)
+        if paging not in forms_for(chosen.nested):
+            raise UsageError(f"{paging} paging goes with guest mode only, not with {config.technique}")
         self.identity = uuid.uuid4().hex
         self.epoch = 0
         self._owned = True
@@ -156,6 +158,7 @@ class VirtualMachine(Inspection):
             chosen.control_intercepts,
             chosen.debug_intercepts,
             exact=config.clock == "exact",
+            nested=paging == NESTED,
         )
         # What can fail for want of memory comes before, so that no image is left open.
         self.disks = Disks(disks)
@@ -203,8 +206,8 @@ class VirtualMachine(Inspection):
         ``image`` is a file, or the name of an image that comes with the hypervisor. ``memory`` is in bytes,
         ``append`` the kernel's command line, ``modules`` files, or pairs of file and command line (Multiboot),
         ``initrd`` the file of the initial RAM disk (Linux), ``disks`` up to two raw images (see
-        ``devices.disk`` for what becomes of changes), ``paging`` the form of shadow paging (``traced`` or
-        ``lazy``: no part of the machine's state). Raises ImageError, HostError or UsageError.
+        ``devices.disk`` for what becomes of changes), ``paging`` the form of paging (``traced``, ``lazy``, or
+        ``nested`` with the technique ``guest``: no part of the machine's state). Raises ImageError, HostError or UsageError.
         """
         image = images.find(str(image))
         data = read_image(image)

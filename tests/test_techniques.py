@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import random
 import threading
 
@@ -15,14 +14,14 @@ from tern_guest import build
 from hypervisor.ext.cpu import EXIT_STOP
 from hypervisor.machine import FOREVER, VirtualMachine
 from hypervisor.migration import Listener, send
-from hypervisor.paging.forms import FORMS
+from hypervisor.paging.forms import forms_for
 from hypervisor.repl import machines
 from hypervisor.techniques import TECHNIQUES
 
 MEMORY = 8 << 20
 SESSION = b"selftest\necho $?\npoweroff\n"
 STEP = 3_000_000
-WAYS = list(itertools.product(TECHNIQUES, FORMS))
+WAYS = [(name, form) for name, technique in TECHNIQUES.items() for form in forms_for(technique.nested)]
 HOPS = 30
 MEANWHILE = 1_000_000
 """Instructions that a guest may go on for while it is copied."""

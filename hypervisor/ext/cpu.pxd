@@ -1,6 +1,6 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from hypervisor.ext.memory cimport PhysicalMemory
+from hypervisor.ext.memory cimport Nested, PhysicalMemory
 
 
 cdef struct Block:
@@ -22,6 +22,7 @@ cdef struct Core:
     uint8_t *monitor
     uint8_t *ram
     uint64_t root
+    Nested *nested
     uint64_t retired
     uint64_t limit
     uint32_t generation
@@ -79,9 +80,11 @@ cdef class Cpu:
     cdef locate_registers(self)
     cdef uint32_t env_size(self)
     cdef list writable_ranges(self)
-    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t controls, uint32_t debugs)
+    cdef enter_guest_mode(self, uint64_t intercepts, uint32_t controls, uint32_t debugs, bint nested)
     cdef locate_interrupt_request(self, uint64_t intercepts)
     cdef map_side(self)
+    cdef Nested *to_side(self)
+    cdef void from_side(self, uint64_t root, Nested *nested)
     cdef check_layout(self)
     cdef void set_table(self, int at, uint32_t selector, uint64_t base, uint32_t limit, uint32_t flags)
     cdef locate_error_code(self)
@@ -121,4 +124,5 @@ cdef class Cpu:
     cpdef void set_lent(self, bint lent)
     cpdef void flush_tlb(self)
     cpdef void set_root(self, uint64_t root)
+    cpdef void load_guest_tables(self, uint32_t cr0, uint32_t cr3, uint32_t cr4)
     cpdef void load_root(self, uint64_t root)

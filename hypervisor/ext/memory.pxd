@@ -1,7 +1,76 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
 
+# Nested paging (AMD APM 2, 15.25): the guest's tables, each address in which goes through the nested ones. These are
+# 32-bit tables, since VMRUN is executed without PAE.
+cdef struct Nested:
+    uint64_t root           # host-physical address of the nested directory; 0: there is none
+    uint8_t *monitor
+    uint8_t *ram
+    uint32_t directory      # the guest's
+    bint enabled            # the guest's CR0.PG
+    bint large              # and CR4.PSE
+
+
+cdef inline uint32_t nested_frame(Nested *nested, uint32_t gpa) noexcept nogil:
+    """The nested entry of a guest-physical address, or 0."""
+    cdef uint32_t entry = (<uint32_t *>(nested.monitor + nested.root))[gpa >> 22]
+    if not entry & 1:
+        return 0
+    return (<uint32_t *>(nested.monitor + (entry & ~<uint32_t>0xfff)))[gpa >> 12 & 1023]
+
+
+cdef inline uint32_t nested_load(Nested *nested, uint32_t gpa) noexcept nogil:
+    """Load an entry of the guest's tables; 0 (not present) where the nested tables have nothing yet."""
+    cdef uint32_t entry = nested_frame(nested, gpa)
+    cdef uint32_t hpa = (entry & ~<uint32_t>0xfff) | (gpa & 0xffc)
+    if not entry & 1:
+        return 0
+    return (<uint32_t *>(nested.monitor + hpa if hpa < 16 << 20 else nested.ram + (hpa - (16 << 20))))[0]
+
+
+cdef inline uint64_t nested_entry(Nested *nested, uint32_t gva) noexcept nogil:
+    """What a shadow entry of ``gva`` would be (PAE): present, writable and user as both sets of tables allow.
+
+    Accessed tells whether the guest's tables have it set: if not, a walk has still to set it. Without Dirty there it
+    is not writable.
+    """
+    cdef uint32_t gpa = gva & ~<uint32_t>0xfff
+    cdef uint32_t rights = 0x66
+    cdef uint32_t upper, lower
+    if nested.enabled:
+        upper = nested_load(nested, nested.directory + (gva >> 22) * 4)
+        if not upper & 1:
+            return 0
+        if upper & 0x80 and nested.large:
+            gpa = (upper & ~<uint32_t>0x3fffff) | (gva & <uint32_t>0x3ff000)
+            rights = upper
+        else:
+            lower = nested_load(nested, (upper & ~<uint32_t>0xfff) + (gva >> 12 & 1023) * 4)
+            if not lower & 1:
+                return 0
+            gpa = lower & ~<uint32_t>0xfff
+            rights = (upper | 0x40) & lower
+    lower = nested_frame(nested, gpa)
+    if not lower & 1:
+        return 0
+    return (lower & ~<uint32_t>0xfff) | 1 | (rights & 0x24) | (lower & 2 if rights & 0x42 == 0x42 else 0)
+
+
+cdef inline bint nested_walkable(Nested *nested, uint32_t gva) noexcept nogil:
+    """Would a walk for ``gva``, which may set bits in the guest's tables, find all that it needs in the nested ones?"""
+    cdef uint32_t upper
+    if nested.enabled:
+        if nested_frame(nested, nested.directory + (gva >> 22) * 4) & 3 != 3:
+            return False
+        upper = nested_load(nested, nested.directory + (gva >> 22) * 4)
+        if not (upper & 0x80 and nested.large) and nested_frame(nested, upper & ~<uint32_t>0xfff) & 3 != 3:
+            return False
+    return nested_entry(nested, gva) != 0
+
+
 cdef class PhysicalMemory:
+    cdef Nested nested
     cdef uint8_t *monitor_base
     cdef uint8_t *ram_base
     cdef uint8_t *dirty

@@ -43,6 +43,8 @@ cdef class Monitor:
     cpdef carry_out(self, Instruction instruction)
     @cython.locals(v=VirtualCpu, cpu=Cpu, error=uint32_t, eip=uint32_t, gva=uint32_t, write=bint, user=bint, fetch=bint, entry="long long")
     cpdef on_page_fault(self)
+    @cython.locals(cpu=Cpu)
+    cpdef on_nested_fault(self)
     @cython.locals(instruction=Instruction, source=Operand, value=uint32_t, trapping=bint)
     cpdef bint store_entry(self, uint32_t gva, uint64_t hpa) except? -1
     cpdef retire(self, bint trapping)
@@ -51,7 +53,7 @@ cdef class Monitor:
 
 cdef long long NEVER_DUE
 cdef uint32_t FENCE
-cdef uint32_t PAGE_FAULT_EXIT
+cdef uint32_t PAGE_FAULT_EXIT, NESTED_FAULT_EXIT
 cdef uint32_t GENERAL_PROTECTION_EXIT
 
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).

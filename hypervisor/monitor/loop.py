@@ -18,6 +18,7 @@ from hypervisor.ext.cpu import (
     EXIT_BASE,
     EXIT_ERROR,
     EXIT_FENCE,
+    EXIT_NESTED,
     EXIT_SCAN,
     EXIT_SITE,
     EXIT_STOP,
@@ -51,6 +52,7 @@ LONGEST_SLEEP = 3600 * 10**9
 NEVER_DUE = FOREVER
 FENCE = EXIT_FENCE
 PAGE_FAULT_EXIT = EXIT_BASE + 0x4E
+NESTED_FAULT_EXIT = EXIT_NESTED
 GENERAL_PROTECTION_EXIT = EXIT_BASE + 0x4D
 
 VMEXIT = EXIT_BASE
@@ -76,6 +78,7 @@ EXIT_NAMES = {
     EXIT_STOP: "stop",
     EXIT_SCAN: "scan",
     EXIT_UNLEARNED: "unlearned block",
+    EXIT_NESTED: "nested page fault",
     STEPPED: "step",
     **{VMEXIT + n: f"read of CR{n}" for n in range(9)},
     **{VMEXIT + 0x10 + n: f"write to CR{n}" for n in range(9)},
@@ -174,6 +177,7 @@ class Monitor:
             STEPPED: self.nothing,
             VMEXIT_VINTR: self.nothing,
             VMEXIT_PF: self.on_page_fault,
+            EXIT_NESTED: self.on_nested_fault,
             VMEXIT_DB: self.on_debug,
             VMEXIT_EXCEPTION + 10: self.emulate,
             VMEXIT_EXCEPTION + 11: self.emulate,
@@ -270,7 +274,7 @@ class Monitor:
         ):
             several = True
             code = self.step()
-        if self.v.paging.loans and (several or code != PAGE_FAULT_EXIT):
+        if self.v.paging.loans and (several or code not in (PAGE_FAULT_EXIT, NESTED_FAULT_EXIT)):
             if code == EXIT_SCAN:
                 # While the page is still there.
                 self.on_scan()
@@ -372,6 +376,7 @@ class Monitor:
 
     def on_scan(self) -> None:
         pc, size = self.cpu.new_block
+        self.v.paging.translated_new(pc, size)
         self.sites.scan(pc, size)
 
     def on_site(self) -> None:
@@ -398,6 +403,12 @@ class Monitor:
             self.begun = cpu.get_retired()
         except GuestFault as fault:
             self.fault(fault)
+
+    def on_nested_fault(self) -> None:
+        """An access to guest-physical memory that the nested tables have no entry for; always hidden."""
+        cpu = self.cpu
+        self.v.paging.nested_fault(cpu.fault_address(), cpu.error_code() & 2 != 0, cpu.linear_eip())
+        self.begun = cpu.get_retired()
 
     def store_entry(self, gva: int, hpa: int) -> bool:
         """The guest stores to a page table that is watched; emulate that if it is one of the plain instructions

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from hypervisor.ext.cpu cimport Cpu
 from hypervisor.ext.memory cimport PhysicalMemory
-from hypervisor.paging.shadow cimport ShadowPaging
+from hypervisor.paging.base cimport Paging
 cimport cython
 
 
@@ -15,7 +15,7 @@ cdef class Hidden:
 cdef class VirtualCpu:
     cdef public Cpu cpu
     cdef public PhysicalMemory memory
-    cdef public ShadowPaging paging
+    cdef public Paging paging
     cdef public object bus
     cdef public object now
     cdef public bytes rings

@@ -35,8 +35,8 @@ from hypervisor.hardware.x86 import (
     TF,
     VM,
 )
+from hypervisor.paging.base import Paging
 from hypervisor.paging.physical import NOWHERE
-from hypervisor.paging.shadow import ShadowPaging
 from hypervisor.techniques.base import Technique
 
 KNOWN_FLAGS = 0x8D5 | DF | TF | IF | IOPL | NT | VM | AC | ID
@@ -89,9 +89,7 @@ class VirtualCpu:
     bus: Ports
     now: Callable[[], int]
 
-    def __init__(
-        self, cpu: Cpu, memory: PhysicalMemory, paging: ShadowPaging, technique: type[Technique]
-    ) -> None:
+    def __init__(self, cpu: Cpu, memory: PhysicalMemory, paging: Paging, technique: type[Technique]) -> None:
         self.cpu = cpu
         self.memory = memory
         self.paging = paging

@@ -16,7 +16,7 @@ import mmap
 
 from hypervisor.errors import HostError, UsageError
 from hypervisor.ext.memory import PhysicalMemory
-from hypervisor.paging.shadow import ShadowPaging
+from hypervisor.paging.base import Paging
 
 _PAGE = 4096
 
@@ -33,7 +33,7 @@ class CopyOnWrite:
         HostError: the host has not got the memory.
     """
 
-    def __init__(self, memory: PhysicalMemory, paging: ShadowPaging, frames: bytes | bytearray) -> None:
+    def __init__(self, memory: PhysicalMemory, paging: Paging, frames: bytes | bytearray) -> None:
         try:
             self._kept = mmap.mmap(-1, memory.ram_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:

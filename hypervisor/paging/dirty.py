@@ -16,13 +16,13 @@ from typing import Self
 
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.marks import either
-from hypervisor.paging.shadow import ShadowPaging
+from hypervisor.paging.base import Paging
 
 
 class DirtyLog:
     """A dirty log of one machine. To be used only while the guest is not inside the CPU."""
 
-    def __init__(self, memory: PhysicalMemory, paging: ShadowPaging) -> None:
+    def __init__(self, memory: PhysicalMemory, paging: Paging) -> None:
         self._memory = memory
         self._paging = paging
         self._started: list[DirtyLog] = []

@@ -1,35 +1,19 @@
 from libc.stdint cimport uint32_t, uint64_t
-from hypervisor.ext.cpu cimport Cpu
 from hypervisor.ext.memory cimport PhysicalMemory
-from hypervisor.paging.physical cimport PhysicalMap
+from hypervisor.paging.base cimport Paging
 from hypervisor.paging.walk cimport GuestTables, Translation
 cimport cython
 
 
-cdef class ShadowPaging:
-    cdef public PhysicalMemory memory
-    cdef public Cpu cpu
-    cdef public PhysicalMap physical
-    cdef public GuestTables guest
-    cdef public bytearray code
+cdef class ShadowPaging(Paging):
     cdef public bytearray traced
     cdef public bytearray inspected
     cdef public dict translated
-    cdef public list loans
     cdef public uint32_t stepped
-    cdef public list exposed
-    cdef public uint64_t fills
-    cdef public uint64_t returned
-    cdef public uint64_t root
-    cpdef set_control(self, uint32_t cr0, uint32_t cr3, uint32_t cr4)
-    cpdef invalidate(self, uint32_t gva)
-    cpdef drop(self)
     cpdef uint64_t slot(self, uint32_t gva, bint large) except? 0xdeadbeef
-    cpdef put(self, uint64_t slot, uint64_t entry)
     cpdef uint32_t rewrite(self, uint32_t frame, uint64_t clear, uint64_t bits) except? 0xdeadbeef
     cpdef bint release(self, uint32_t frame, uint32_t eip) except? -1
     cpdef bint follows(self, uint32_t frame) except? -1
-    cpdef store_entry(self, uint64_t hpa, uint32_t value)
     cpdef retrace(self, uint32_t frame)
     @cython.locals(page=Translation, slot=uint64_t, entry=uint64_t, hpa="long long", frame=uint32_t)
     cpdef long long fault(self, uint32_t gva, bint write, bint user, bint fetch, uint32_t eip, bint emulates) except? -2
@@ -43,15 +27,11 @@ cdef class ShadowPaging:
     @cython.locals(old=uint64_t)
     cpdef fill(self, uint64_t slot, uint64_t entry, Translation page, bint write, bint fetch)
     cpdef bint unwatched(self, uint32_t frame) except? -1
-    cpdef make_data(self, uint32_t frame)
-    cpdef settle(self)
     cpdef bint is_untranslatable(self, uint32_t eip) except? -1
-    cpdef bint continues(self, uint32_t eip) except? -1
-    cpdef return_loans(self)
     @cython.locals(page=Translation, hpa="long long", frame=uint32_t)
     cpdef long long host_address(self, uint32_t gva, bint write, bint user) except? -2
 
-# What is imported from entries.py and physical.py, and constants of the module, as C integers.
+# What is imported from entries.py, base.py and physical.py, and constants of the module, as C integers.
 cdef uint64_t ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE, CACHEABLE
 cdef long long NOWHERE, NO_FRAME, RAM_BASE
 cdef uint32_t NEIGHBOURS, NO_PAGE, LONGEST, INSPECTED, HARMFUL, ENDS_HARMFUL

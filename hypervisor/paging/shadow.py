@@ -6,18 +6,15 @@ guest gets the fault, which is its own, or the entry is filled and the instructi
 was *hidden*: the guest cannot tell. When an entry must go is what the two forms differ in: see ``lazy``,
 which waits for the guest's flush, and ``traced``, which watches the guest's tables. What both share is here.
 
-A frame of RAM is at any time either *data* or *code*:
+What ``base`` says of data and code is kept up by what the entries allow:
 
 * data: its mappings are NX (stores are ten times faster through them on this CPU), writable if the
   guest's tables are and the guest's Dirty bit is set;
 * code: its mappings may be executed and are read-only, whatever the guest's tables say.
 
-A fetch from a data frame makes it code, a store to a code frame makes it data again. So no store ever meets
-code that could run: self-modifying code is exact by construction, through aliases and from devices too. What
-was translated from a frame is thrown away when it becomes code the next time, and only if it does not hold
-the same again; a program that is started twice often finds itself in the frames where it was before. A store into the very page that the instruction
-itself is in could go back and forth for ever; such an instruction is *lent* the page, writable, for one
-step. The same loan serves stores to addresses without memory, which go into a sink for one instruction.
+A fetch from a data frame makes it code, a store to a code frame makes it data again. What was translated from a frame
+is thrown away when it becomes code the next time, and only if it does not hold the same again; a program that is
+started twice often finds itself in the frames where it was before.
 
 Data that is at the same time a page table of the guest may be *traced*, and is then read-only like code. And
 any frame may be *protected* (see ``copy_on_write``): read-only until what it holds has been kept.
@@ -33,14 +30,14 @@ from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.hardware import untranslatable
 from hypervisor.hardware.faults import INVALID_OPCODE, GuestFault
 from hypervisor.marks import how_many
+from hypervisor.paging.base import NO_FRAME, Paging
 from hypervisor.paging.entries import ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE
 from hypervisor.paging.physical import NOWHERE, RAM_BASE, PhysicalMap
-from hypervisor.paging.walk import GuestTables, Translation
+from hypervisor.paging.walk import Translation
 
 NEIGHBOURS = 16
 """Entries that are filled together: an aligned group, so never across two tables."""
 CACHEABLE = PRESENT | ACCESSED
-NO_FRAME = -1
 NO_PAGE = 1
 """No address of a page."""
 PREFIXES = untranslatable.PREFIXES
@@ -53,48 +50,21 @@ INSPECTED, HARMFUL, ENDS_HARMFUL = 1, 2, 4
 """What is known of a code frame: it was inspected; it holds, or may end with, an untranslatable instruction."""
 
 
-class ShadowPaging:
+class ShadowPaging(Paging):
     """What is common to all forms of shadow paging; a form says how shadow tables are kept and found."""
 
     def __init__(self, memory: PhysicalMemory, cpu: Cpu, physical: PhysicalMap) -> None:
-        self.memory = memory
-        self.cpu = cpu
-        self.physical = physical
-        self.code = bytearray(physical.size >> 12)
-        """For each guest frame: is it code?"""
+        super().__init__(memory, cpu, physical)
         self.traced = bytearray(physical.size >> 12)
         """For each guest frame: is it a page table whose shadow is in use, so that stores to it must be seen?"""
         self.inspected = bytearray(physical.size >> 12)
         """For each code frame: INSPECTED, and what was found in it; 0 if it may have changed."""
         self.translated: dict[int, bytes] = {}
         """Data frames that were code, and what they held then: what was translated from them is still there."""
-        self.guest = GuestTables(memory, physical, self.code, self.make_data)
-        self.loans: list[tuple[int, int, int]] = []
-        """Pages lent for one instruction: (linear address, the entry to put back, the guest frame that is
-        lent to be written, or NO_FRAME)."""
         self.stepped = NO_PAGE
         """The linear page that is lent because of what may not be translated in it: each instruction runs alone."""
-        self.exposed: list[int] = []
-        """Traced frames to which the monitor stores; ``settle`` makes their shadows true again."""
-        self.fills = 0
-        self.returned = 0
-        """How often loans were returned: then an instruction got through."""
-        self.root = 0
-        """Host-physical address of the PDPT that the CPU walks."""
 
     # ---------------------------------------------------------------- what a form provides
-
-    def set_control(self, cr0: int, cr3: int, cr4: int) -> None:
-        """The guest loaded control registers."""
-        raise NotImplementedError
-
-    def invalidate(self, gva: int) -> None:
-        """INVLPG."""
-        raise NotImplementedError
-
-    def drop(self) -> None:
-        """Forget every shadow entry. A hidden matter: the guest cannot tell."""
-        raise NotImplementedError
 
     def slot(self, gva: int, large: bool) -> int:
         """Host-physical address of the last-level entry for ``gva``; its table is made if need be.
@@ -103,16 +73,8 @@ class ShadowPaging:
         """
         raise NotImplementedError
 
-    def put(self, slot: int, entry: int) -> None:
-        """Write a last-level entry."""
-        raise NotImplementedError
-
     def rewrite(self, frame: int, clear: int, bits: int) -> int:
         """In every entry that maps this guest frame: clear and set bits; returns how many changed."""
-        raise NotImplementedError
-
-    def forbid_stores(self, frames: bytes | bytearray) -> None:
-        """No entry that maps a frame whose byte in ``frames`` is not 0 allows a store to it any more."""
         raise NotImplementedError
 
     def release(self, frame: int, eip: int) -> bool:
@@ -126,31 +88,13 @@ class ShadowPaging:
         """Is a single store to this traced frame better emulated?"""
         raise NotImplementedError
 
-    def store_entry(self, hpa: int, value: int) -> None:
-        """The guest stores an entry (32 bits) into a traced table, at this host-physical address."""
-        raise NotImplementedError
-
     def retrace(self, frame: int) -> None:
         """A traced frame was stored to: drop what its new contents do not justify."""
-        raise NotImplementedError
-
-    def collect_dirty(self) -> None:
-        """Note in the memory's dirty map what was stored to through the shadow tables, and make them clean."""
-        raise NotImplementedError
-
-    def tables_in_use(self) -> list[int]:
-        """Host-physical addresses of all last-level shadow tables."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------- filling
 
     def fault(self, gva: int, write: bool, user: bool, fetch: bool, eip: int, emulates: bool) -> int:
-        """A page fault exited: fill what is missing, or raise GuestFault if the fault is the guest's.
-
-        ``eip`` is the linear address of the instruction. If the caller ``emulates``, and the fault is a store to
-        an entry of a traced table that had better be emulated, nothing is done, and the entry's host-physical
-        address is returned, for ``store_entry``; otherwise NOWHERE.
-        """
         self.fills += 1
         page = self.guest.walk(gva, write, user)
         hpa = self.physical.hpa(page.gpa)
@@ -266,18 +210,6 @@ class ShadowPaging:
         else:
             self.put(slot, entry)
 
-    def executes_from(self, frame: int, eip: int) -> bool:
-        """Does the code that runs at linear address ``eip`` lie in this guest frame?
-
-        What counts is not the instruction but its block, which may reach into the next page. If a store
-        took that page away, the block could not be translated again without getting it back, and the
-        store in it would never be executed.
-        """
-        hpa = RAM_BASE + (frame << 12)
-        first = self.memory.shadow_entry(self.root, eip & 0xFFFFFFFF)
-        last = self.memory.shadow_entry(self.root, (eip | 0xFFF) + 1 & 0xFFFFFFFF)
-        return hpa in (first & ADDRESS, last & ADDRESS)
-
     # ---------------------------------------------------------------- code and data
 
     def make_code(self, frame: int) -> None:
@@ -302,13 +234,10 @@ class ShadowPaging:
                 self.cpu.flush_tlb()
 
     def forget_code(self) -> None:
-        """All of RAM may have changed: drop everything that was derived from it."""
-        for marks in (self.code, self.inspected):
-            if how_many(marks):
-                marks[:] = bytes(len(marks))
+        if how_many(self.inspected):
+            self.inspected[:] = bytes(len(self.inspected))
         self.translated.clear()
-        self.drop()
-        self.cpu.forget_all()
+        super().forget_code()
 
     # ---------------------------------------------------------------- code that must not be translated
 
@@ -354,47 +283,29 @@ class ShadowPaging:
 
     # ---------------------------------------------------------------- loans
 
-    def lend(self, gva: int, slot: int, entry: int, after: int, frame: int) -> None:
-        """Map ``gva`` by ``entry`` until the current instruction is over, then by ``after``.
-
-        ``frame`` is the guest frame if it is lent to be written although it is code or traced, or NO_FRAME.
-        """
-        self.put(slot, entry)
-        self.loans.append((gva, after, frame))
-        if entry & WRITABLE:
-            self.cpu.set_lent(True)
-        self.cpu.flush_tlb()
-
     def continues(self, eip: int) -> bool:
-        """Does the next instruction, at ``eip``, run from the page that is lent just to be fetched from?
-
-        Then it may stay for that one: without an exit in between, nothing can have changed what it holds, or where.
+        """If it is the page that the next instruction lies in, just to be fetched from, it may: without an exit in
+        between, nothing can have changed what it holds, or where.
         """
         if len(self.loans) != 1 or self.stepped != eip & ~0xFFF or eip & 0xFFF > 0x1000 - LONGEST:
             return False
         return self.memory.fetch(self.root, eip) & 0xFF not in PREFIXES or not self.is_untranslatable(eip)
 
     def return_loans(self) -> None:
-        for gva, after, frame in reversed(self.loans):
-            slot = self.memory.shadow_slot_address(self.root, gva)
-            if slot:
-                self.put(slot, after)
-            if frame != NO_FRAME:
-                self.rewrite(frame, 0, NX)
-                if self.traced[frame]:
-                    self.retrace(frame)
-        self.loans.clear()
         self.stepped = NO_PAGE
-        self.returned += 1
-        self.cpu.set_lent(False)
-        self.cpu.flush_tlb()
+        Paging.return_loans(self)  # super() does not work where this is compiled
+
+    def slot_in_use(self, address: int) -> int:
+        return self.memory.shadow_slot_address(self.root, address)
+
+    def took_back(self, frame: int) -> None:
+        self.rewrite(frame, 0, NX)
+        if self.traced[frame]:
+            self.retrace(frame)
 
     # ---------------------------------------------------------------- the monitor's own accesses
 
     def host_address(self, gva: int, write: bool, user: bool) -> int:
-        """Where an access of the guest that the monitor carries out goes: a host-physical address, or
-        NOWHERE. Raises GuestFault like the access itself.
-        """
         hpa = self.memory.translate(self.root, gva, write, user)
         if hpa >= 0:
             return hpa if hpa >= RAM_BASE else NOWHERE
@@ -415,7 +326,6 @@ class ShadowPaging:
         return hpa + (gva & 0xFFF)
 
     def settle(self) -> None:
-        """What was stored to the addresses of ``host_address`` is there now."""
         if self.exposed:
             for frame in self.exposed:
                 if self.traced[frame]:
@@ -424,7 +334,6 @@ class ShadowPaging:
             self.cpu.flush_tlb()
 
     def about_to_write(self, gpa: int, size: int) -> None:
-        """Somebody will store to guest RAM through ``ram_view`` before the guest runs."""
         self.memory.mark_dirty(gpa, size)
         for frame in range(gpa >> 12, (gpa + size + 4095) >> 12):
             if self.code[frame]:
@@ -436,7 +345,6 @@ class ShadowPaging:
                 self.exposed.append(frame)
 
     def explain(self, gva: int) -> list[tuple[str, int, int]]:
-        """The shadow levels of a translation as (name, address of the entry, entry)."""
         at = self.root + (gva >> 30) * 8
         entry = self.memory.load64(at)
         levels = [("PDPTE", at, entry)]
@@ -449,9 +357,4 @@ class ShadowPaging:
         return levels
 
     def statistics(self) -> dict[str, int]:
-        return {
-            "fills": self.fills,
-            "tables": len(self.tables_in_use()),
-            "code frames": sum(self.code),
-            "traced frames": sum(self.traced),
-        }
+        return super().statistics() | {"traced frames": sum(self.traced)}

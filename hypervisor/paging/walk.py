@@ -1,7 +1,8 @@
 """Walking the guest's own page tables, as its processor would (Intel SDM 3A, 4.3 and 4.6-4.8).
 
-32-bit paging with 4 KiB pages and, when CR4.PSE says so, 4 MiB pages. A walk that succeeds sets the
-Accessed bits on the way and, for a store, the Dirty bit, in the guest's memory.
+32-bit paging with 4 KiB pages and, when CR4.PSE says so, 4 MiB pages. A walk sets, in the guest's memory, the
+Accessed bit of a directory entry that it goes through, whether or not it gets further, as QEMU and processors
+do; of the entry that maps the page only if the access is allowed, and for a store its Dirty bit.
 """
 
 from __future__ import annotations
@@ -91,13 +92,13 @@ class GuestTables:
             upper = self.set_bits(directory_at, upper, ACCESSED | (DIRTY if write else 0))
             gpa = (upper & 0xFFC00000) | (gva & 0x003FF000)
             return Translation(gpa, upper & WRITABLE != 0, upper & USER != 0, upper & DIRTY != 0, True)
+        upper = self.set_bits(directory_at, upper, ACCESSED)
         table_at = (upper & ~0xFFF) + (gva >> 12 & 1023) * 4
         lower = self.load(table_at)
         if not lower & PRESENT:
             raise GuestFault(PAGE_FAULT, reason, gva)
         both = upper & lower
         self.check(both, write, user, reason, gva)
-        self.set_bits(directory_at, upper, ACCESSED)
         lower = self.set_bits(table_at, lower, ACCESSED | (DIRTY if write else 0))
         return Translation(lower & ~0xFFF, both & WRITABLE != 0, both & USER != 0, lower & DIRTY != 0, False)
 
@@ -107,6 +108,15 @@ class GuestTables:
             raise GuestFault(PAGE_FAULT, reason | 1, gva)
         if write and not rights & WRITABLE and (user or self.write_protect):
             raise GuestFault(PAGE_FAULT, reason | 1, gva)
+
+    def locate(self, gva: int) -> int:
+        """Guest-physical address of ``gva``, without side effects; NOWHERE (-1) if it has none."""
+        if not self.enabled:
+            return gva
+        name, _, entry = self.explain(gva)[-1]
+        if not entry & PRESENT:
+            return NOWHERE
+        return entry & 0xFFC00000 | gva & 0x3FFFFF if name == "PDE" else entry & ~0xFFF | gva & 0xFFF
 
     def explain(self, gva: int) -> list[tuple[str, int, int]]:
         """The levels of a translation as (name, address of the entry, entry), without side effects."""

@@ -23,9 +23,9 @@ from hypervisor.errors import UsageError
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.marks import either
 from hypervisor.paging.absent import AbsentFrames
+from hypervisor.paging.base import Paging
 from hypervisor.paging.copy_on_write import CopyOnWrite
 from hypervisor.paging.dirty import DirtyLog
-from hypervisor.paging.shadow import ShadowPaging
 from hypervisor.state.codec import PAGE_SIZE
 from hypervisor.state.files import save_state
 from hypervisor.state.model import DiskState, MachineState
@@ -42,7 +42,7 @@ class Machine(Protocol):
     @property
     def memory(self) -> PhysicalMemory: ...
     @property
-    def paging(self) -> ShadowPaging: ...
+    def paging(self) -> Paging: ...
     @property
     def disks(self) -> Disks: ...
     @property

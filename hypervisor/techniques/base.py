@@ -50,6 +50,9 @@ class Technique:
     """What takes over, for good, as soon as an instruction is found that only it watches. It may differ from this
     technique in its sites alone."""
 
+    nested: ClassVar[bool] = False
+    """Does nested paging go with it?"""
+
     @staticmethod
     def real_ring(cpl: int) -> int:
         """The ring in which the emulated CPU runs the guest's privilege level ``cpl``."""

@@ -47,6 +47,7 @@ class Guest(Technique):
     intercepts = Trap.intercepts | (VINTR | INVLPG | MSR | DESCRIPTOR_TABLE_READS | DESCRIPTOR_TABLE_WRITES)
     control_intercepts = CONTROL_REGISTERS | CONTROL_REGISTERS << 16
     debug_intercepts = DEBUG_REGISTERS | DEBUG_REGISTERS << 16
+    nested = True
     virtual_flags = 0
     forced_flags = 0
     one_byte_sites = Trap.one_byte_sites
