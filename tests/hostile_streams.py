@@ -22,6 +22,7 @@ from stream_maker import Maker
 
 from hypervisor.machine import Snapshot, VirtualMachine
 from hypervisor.monitor.loop import Stop
+from hypervisor.paging.forms import DEFAULT_FORM, FORMS, NESTED
 from hypervisor.state.model import MachineConfig
 from hypervisor.techniques import TECHNIQUES
 
@@ -42,8 +43,8 @@ LIFE = 200
 class Field:
     """A machine on which streams run one after the other, beside a bystander whose memory nobody may touch."""
 
-    def __init__(self, technique: str) -> None:
-        self.vm = VirtualMachine.create(MachineConfig(MEMORY, technique))
+    def __init__(self, technique: str, paging: str = DEFAULT_FORM) -> None:
+        self.vm = VirtualMachine.create(MachineConfig(MEMORY, technique), paging=paging)
         self.vm.vcpu.set_control(0x11, 0, 0)
         state = self.vm.capture()
         self.starts = {filler: Snapshot(state, filler * MEMORY) for filler in set(FILLERS)}
@@ -63,19 +64,21 @@ class Field:
 
     def check(self) -> None:
         """What must hold whenever no guest runs."""
-        self.check_shadow()
+        self.check_tables()
         assert self.fixed_frames() == self.fixed, "the monitor's own frames have changed"
         assert hashlib.sha1(self.bystander.ram).digest() == self.others, "another machine's RAM has changed"
 
-    def check_shadow(self) -> None:
-        """The shadow tables let the guest reach its RAM and the frame of ones, and nothing else."""
-        frames = self.vm.memory.monitor_view().cast("Q")
+    def check_tables(self) -> None:
+        """The tables that the CPU walks let the guest reach its RAM and the frame of ones, and nothing else."""
+        nested = self.vm.paging_form == NESTED
+        frames = self.vm.memory.monitor_view().cast("I" if nested else "Q")
+        size = frames.itemsize
         for frame in self.vm.paging.tables_in_use():
-            for entry in frames[frame >> 3 : (frame >> 3) + 512]:
+            for entry in frames[frame // size : (frame + 4096) // size]:
                 if entry & 1:
                     target = entry & 0x000FFFFFFFFFF000
                     ram = 16 << 20 <= target < (16 << 20) + MEMORY
-                    assert ram or (target == 0x5000 and not entry & 2), f"a shadow entry is {entry:#x}"
+                    assert ram or (target == 0x5000 and not entry & 2), f"an entry is {entry:#x}"
 
     def reset(self, seed: int) -> None:
         """The machine as the stream finds it."""
@@ -136,10 +139,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, help="how many streams")
     parser.add_argument("--instructions", type=int, default=2000, help="how long each may run")
     parser.add_argument("--technique", choices=tuple(TECHNIQUES), default="trap")
+    parser.add_argument("--paging", choices=tuple(FORMS), default=DEFAULT_FORM)
     parser.add_argument("--disturbed", action="store_true", help="run each twice and compare")
     parser.add_argument("--progress", type=Path, help="a file that always holds the seed that is running")
     arguments = parser.parse_args()
-    field = Field(arguments.technique)
+    field = Field(arguments.technique, arguments.paging)
     reasons: dict[str, int] = {}
     failed = 0
     old = 0
@@ -147,7 +151,7 @@ def main() -> int:
         old += 1
         if old > LIFE:
             field.close()
-            field = Field(arguments.technique)
+            field = Field(arguments.technique, arguments.paging)
             old = 1
         if arguments.progress:
             arguments.progress.write_text(f"{seed}\n")
