@@ -95,6 +95,7 @@ ctypedef int (*stop_f)(uc_engine *) noexcept nogil
 ctypedef int (*hook_f)(uc_engine *, uint64_t *, int, void *, void *, uint64_t, uint64_t, ...) noexcept nogil
 ctypedef int (*unhook_f)(uc_engine *, uint64_t) noexcept nogil
 ctypedef const char *(*strerror_f)(int) noexcept nogil
+ctypedef void (*leave_f)(void *) noexcept nogil
 
 cdef open_f uc_open
 cdef close_f uc_close
@@ -107,6 +108,7 @@ cdef stop_f uc_emu_stop
 cdef hook_f uc_hook_add
 cdef unhook_f uc_hook_del
 cdef strerror_f uc_strerror
+cdef leave_f leave_run = NULL       # QEMU's cpu_loop_exit
 cdef bint loaded = False
 cdef uint32_t no_exit_request = 0    # its offset in uc_engine; 0: not found
 
@@ -124,6 +126,8 @@ EXIT_UNLEARNED = 0x7005
 """A block ran into us that was never announced; its translation was thrown away, run again."""
 EXIT_ERROR = 0x7006
 """Unicorn gave up; ``error`` says why."""
+EXIT_UNTRANSLATABLE = 0x7009
+"""The next block holds an instruction that the CPU cannot translate; it has not run."""
 EXIT_NESTED = 0x7008
 """The nested tables do not allow an access: ``fault_address`` is guest-physical."""
 
@@ -136,6 +140,7 @@ cdef enum:
     UNLEARNED = 0x7005
     ERROR = 0x7006
     NESTED = 0x7008
+    UNTRANSLATABLE = 0x7009
     NESTED_CODE = 0x200     # as in paging/nested.py
     VMEXIT_NPF = 0x500
     UNCHECKED = 0x7007  # a new block holds a hooked instruction, and was translated without exit checks
@@ -225,7 +230,7 @@ cdef uint64_t ADDRESS = 0x000ffffffffff000
 def _load():
     """Find libunicorn in its wheel and take its functions."""
     global uc_open, uc_close, uc_ctl, uc_mem_map_ptr, uc_reg_read, uc_reg_write, uc_emu_start, uc_emu_stop
-    global uc_hook_add, uc_hook_del, uc_strerror, loaded
+    global uc_hook_add, uc_hook_del, uc_strerror, leave_run, loaded
     import unicorn
 
     cdef void *handle
@@ -251,6 +256,9 @@ def _load():
     uc_hook_del = <unhook_f><uintptr_t>functions["uc_hook_del"]
     uc_strerror = <strerror_f><uintptr_t>functions["uc_strerror"]
     find_exit_checks(<const uint8_t *>dlsym(handle, b"check_exit_request_x86_64"))
+    leave_run = <leave_f>dlsym(handle, b"cpu_loop_exit_x86_64")
+    if leave_run != NULL:
+        hv_redirect_giving_up(handle)
     loaded = True
 
 
@@ -268,6 +276,7 @@ cdef void find_exit_checks(const uint8_t *function) noexcept:
 
 
 include "encoding.pxi"
+include "giving_up.pxi"
 
 # ------------------------------------------------------------------ block table
 
@@ -569,6 +578,16 @@ cdef void on_new_block(uc_engine *uc, uc_tb *block, uc_tb *previous, void *opaqu
         core.new_size = block.size
         core.block_count = 0
         uc_emu_stop(uc)
+
+
+cdef void on_giving_up(void *opaque) noexcept nogil:
+    """The translator has called abort()."""
+    cdef Core *core = <Core *>opaque
+    core.exit_code = UNTRANSLATABLE
+    core.block_count = 0
+    hv_arm(NULL, NULL)
+    uc_emu_stop(<uc_engine *>core.uc)
+    leave_run(core.env - env_offset)
 
 
 # ------------------------------------------------------------------ the CPU
@@ -998,6 +1017,7 @@ cdef class Cpu:
             core.exits[STOP & 511] += 1
             return STOP
         core.interrupt_request[0] = VIRTUAL_IRQ if core.window else 0
+        hv_arm(on_giving_up, core)
         if core.holding:
             error = uc_emu_start(<uc_engine *>core.uc, eip, 0, 0, 0)
             if core.thread != NULL:
@@ -1006,6 +1026,7 @@ cdef class Cpu:
         else:
             with nogil:
                 error = uc_emu_start(<uc_engine *>core.uc, eip, 0, 0, 0)
+        hv_arm(NULL, NULL)
         core.running = 0
         core.interrupt_request[0] = 0
         if error:
@@ -1034,7 +1055,7 @@ cdef class Cpu:
             core.retired -= self.not_run(at)
         elif core.exit_code == UNLEARNED:
             self.forget(core.new_pc, core.new_size)
-        elif core.exit_code in (VMEXIT_PF, NESTED) and core.retired >= fence:
+        elif core.exit_code in (VMEXIT_PF, NESTED, UNTRANSLATABLE) and core.retired >= fence:
             # The next block could not be fetched, but it lies behind the fence anyway: ask again then.
             core.exit_code = FENCE
         return core.exit_code
@@ -1098,12 +1119,10 @@ cdef class Cpu:
         cdef Core *core = &self.core
         cdef uint32_t following = (at | 0xfff) + 1
         cdef uint64_t need = 1 | (4 if hflags(core) & HF_CPL == 3 else 0)
-        if core.nested != NULL and not nested_walkable(core.nested, at):
-            return False
+        if core.nested != NULL and (core.block_count >= 32 or not nested_walkable(core.nested, at)):
+            return False    # and what follows the block may be untranslatable, which shadow paging has seen to
         if core.block_count < 32 or following - core.block_pc < core.block_size:
             return True
-        if core.nested != NULL and not nested_walkable(core.nested, following):
-            return False
         return self.memory.shadow_entry(core.root, following) & (need | <uint64_t>1 << 63) == need
 
     cdef uint32_t step_count(self, uint32_t first, uint32_t last):
@@ -1156,7 +1175,7 @@ cdef class Cpu:
     def exit_counts(self):
         """How often each exit was taken: {exit code: count}."""
         counts = {}
-        for code in (*range(BASE, BASE + 0x100), *range(FENCE, ERROR), NESTED):
+        for code in (*range(BASE, BASE + 0x100), *range(FENCE, ERROR), NESTED, UNTRANSLATABLE):
             if self.core.exits[code & 511]:
                 counts[code] = self.core.exits[code & 511]
         return counts

@@ -77,6 +77,11 @@ def test_streams_of_random_bytes(tmp_path, technique):
     run_streams(tmp_path, 0, 20_000 if technique == "trap" else 2_000, "--technique", technique)
 
 
+@pytest.mark.slow
+def test_streams_of_random_bytes_under_nested_paging(tmp_path):
+    run_streams(tmp_path, 0, 2_000, "--technique", "guest", "--paging", "nested")
+
+
 @pytest.mark.fuzz
 @pytest.mark.parametrize("technique", [name for name in TECHNIQUES if name != "trap"])
 def test_twenty_thousand_streams_of_random_bytes(tmp_path, technique):

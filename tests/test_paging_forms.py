@@ -1,4 +1,4 @@
-"""The two forms of shadow paging: equal where the guest flushes as it must; and the traced one exact for all.
+"""The forms of paging: equal where the guest flushes as it must; and the traced one exact for all.
 
 Guests here do one thing over and over, at random: change their page tables (through every alias, their
 own directory included), use what these map, flush or forget to.
@@ -14,6 +14,7 @@ from guests_kit import DESCRIPTORS, GDT, HANDLERS, IDT, gate
 
 from hypervisor.boot.entry import Entry
 from hypervisor.machine import VirtualMachine
+from hypervisor.paging.forms import FORMS, NESTED
 from hypervisor.state.model import MachineConfig
 
 MEMORY = 4 << 20
@@ -133,9 +134,13 @@ class Program:
         v.set_control(0x80000011, self.directory, 0x10)
 
 
+def technique_for(form: str) -> str:
+    return "guest" if form == NESTED else "trap"
+
+
 def run(program: Program, form: str, disturbance: int | None = None) -> tuple[str, str]:
-    """How it ends: why, and the digest. ``disturbance`` seeds stops, and losses of all shadow tables."""
-    with VirtualMachine(MachineConfig(MEMORY), paging=form) as vm:
+    """How it ends: why, and the digest. ``disturbance`` seeds stops, and losses of all tables."""
+    with VirtualMachine(MachineConfig(MEMORY, technique_for(form)), paging=form) as vm:
         program.place(vm)
         if disturbance is not None:
             dice = random.Random(disturbance)
@@ -152,6 +157,7 @@ def run(program: Program, form: str, disturbance: int | None = None) -> tuple[st
 def test_a_guest_that_flushes_cannot_tell_the_forms_apart(seed):
     program = Program(seed, flushes=True)
     assert run(program, "traced") == run(program, "lazy") == run(program, "lazy", seed)
+    assert run(program, "traced") == run(program, NESTED) == run(program, NESTED, seed)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -168,6 +174,7 @@ def test_many_guests_that_rewrite_their_tables():
         calm = run(program, "traced")
         assert run(program, "traced", seed) == calm, seed
         assert not flushes or run(program, "lazy", seed) == calm, seed
+        assert not flushes or run(program, NESTED, seed) == calm, seed
 
 
 def test_there_may_be_more_address_spaces_than_shadows_are_kept():
@@ -189,9 +196,9 @@ def test_there_may_be_more_address_spaces_than_shadows_are_kept():
         assert vm.paging.statistics()["tables"] < 600
 
 
-@pytest.mark.parametrize("form", ["lazy", "traced"])
+@pytest.mark.parametrize("form", FORMS)
 def test_the_dirty_log_has_every_frame_that_changed_and_few_others(form):
-    with VirtualMachine.boot("tern", paging=form, append="quiet") as vm:
+    with VirtualMachine.boot("tern", paging=form, append="quiet", technique=technique_for(form)) as vm:
         vm.console.send(b"cat /bin/selftest | wc; dirty 1 64 &\nps\n")
         vm.dirty.start()
         assert not any(vm.dirty.harvest())

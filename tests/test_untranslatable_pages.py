@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from guests_kit import DESCRIPTORS, gate
 
 from hypervisor.bench._programs import CODE, place
 from hypervisor.boot.entry import Entry
 from hypervisor.machine import VirtualMachine
+from hypervisor.paging.forms import FORMS, NESTED
 from hypervisor.state.model import MachineConfig
 
 MEMORY = 8 << 20
@@ -49,9 +51,33 @@ def test_it_is_the_same_however_often_it_is_stopped() -> None:
         assert stopped.digest() == straight.digest()
 
 
+@pytest.mark.parametrize("paging", FORMS)
 @pytest.mark.parametrize("before", [0, 1, 5])
-def test_the_instruction_itself_is_an_invalid_opcode(before: int) -> None:
+def test_the_instruction_itself_is_an_invalid_opcode(before: int, paging: str) -> None:
     """There is no IDT entry for it: the guest ends, and not the process."""
-    with machine(b"\x90" * before + bytes.fromhex("f00fa3d0 f4")) as vm:
+    with machine(b"\x90" * before + bytes.fromhex("f00fa3d0 f4"), paging) as vm:
         assert vm.run(instructions=100).reason == "triple-fault"
         assert vm.exit_counts().get("HLT", 0) == 0
+        assert (vm.exit_counts().get("untranslatable block", 0) > 0) == (paging == NESTED)
+
+
+@pytest.mark.parametrize("before", [0, 3, 40, 600])
+def test_code_before_and_behind_it_runs_to_the_same_state_under_all_forms(before: int) -> None:
+    """A handler skips it, four times in a row; ``inc ebx`` before and behind each."""
+    code = (b"\x43" * before + bytes.fromhex("f00fa3d0")) * 4 + b"\x43\xf4"
+    skip = bytes.fromhex("83042404 cf")  # add dword [esp], 4; iret
+    ends = []
+    for paging in FORMS:
+        with machine(code, paging) as vm:
+            place(vm, 0x6000, gate(8, 0x7000, 14, 0) * 7)
+            place(vm, 0x7000, skip)
+            vm.vcpu.idt_base, vm.vcpu.idt_limit = 0x6000, 0x37
+            place(vm, 0x8000, b"".join(DESCRIPTORS))
+            vm.vcpu.gdt_base, vm.vcpu.gdt_limit = 0x8000, 8 * len(DESCRIPTORS) - 1
+            vm.cpu.set_general(4, 0x9000)
+            for until in range(0, 5 * before + 100, before // 3 + 1):
+                vm.run(until=until)
+            assert vm.run(instructions=1000).reason == "halted"
+            assert vm.cpu.general(3) == 4 * before + 1
+            ends.append((vm.instructions, vm.digest()))
+    assert len(set(ends)) == 1

@@ -29,7 +29,7 @@ from hypervisor.bench._programs import (
 from hypervisor.boot.entry import Entry
 from hypervisor.errors import HostError
 from hypervisor.machine import VirtualMachine
-from hypervisor.paging.forms import DEFAULT_FORM, FORMS
+from hypervisor.paging.forms import DEFAULT_FORM, forms_for
 from hypervisor.state.model import MachineConfig
 from hypervisor.techniques import TECHNIQUES, Trap
 
@@ -48,7 +48,10 @@ AT_LEAST: Final = 0.3
 """Seconds that an operation is measured."""
 DEFAULT: Final = (Trap.name, DEFAULT_FORM)
 WAYS: Final = [
-    (technique, paging) for technique in TECHNIQUES for paging in FORMS if technique != "auto"
+    (name, paging)
+    for name, technique in TECHNIQUES.items()
+    if name != "auto"
+    for paging in forms_for(technique.nested)
 ]  # `auto` is one of two others
 WORKLOADS: Final = ("selftest", "fork and exec")
 

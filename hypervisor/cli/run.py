@@ -218,7 +218,8 @@ COMMAND = Command(
         ),
         Option(
             ("--paging",),
-            "how shadow page tables are kept: traced follows the guest's tables, lazy waits for its flushes",
+            "which tables the CPU walks: shadow tables, which follow the guest's (traced) or wait for its flushes (lazy); or, "
+            "with --technique guest, the guest's own and nested ones (nested)",
             default=DEFAULT_FORM,
             choices=tuple(FORMS),
         ),

@@ -53,7 +53,7 @@ cdef class Monitor:
 
 cdef long long NEVER_DUE
 cdef uint32_t FENCE
-cdef uint32_t PAGE_FAULT_EXIT, NESTED_FAULT_EXIT
+cdef uint32_t PAGE_FAULT_EXIT, NESTED_FAULT_EXIT, UNTRANSLATABLE
 cdef uint32_t GENERAL_PROTECTION_EXIT
 
 # What is imported from hardware/x86.py, as C integers (but IF, a keyword here).

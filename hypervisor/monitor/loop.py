@@ -23,6 +23,7 @@ from hypervisor.ext.cpu import (
     EXIT_SITE,
     EXIT_STOP,
     EXIT_UNLEARNED,
+    EXIT_UNTRANSLATABLE,
     Cpu,
 )
 from hypervisor.hardware.faults import (
@@ -53,6 +54,7 @@ NEVER_DUE = FOREVER
 FENCE = EXIT_FENCE
 PAGE_FAULT_EXIT = EXIT_BASE + 0x4E
 NESTED_FAULT_EXIT = EXIT_NESTED
+UNTRANSLATABLE = EXIT_UNTRANSLATABLE
 GENERAL_PROTECTION_EXIT = EXIT_BASE + 0x4D
 
 VMEXIT = EXIT_BASE
@@ -79,6 +81,7 @@ EXIT_NAMES = {
     EXIT_SCAN: "scan",
     EXIT_UNLEARNED: "unlearned block",
     EXIT_NESTED: "nested page fault",
+    EXIT_UNTRANSLATABLE: "untranslatable block",
     STEPPED: "step",
     **{VMEXIT + n: f"read of CR{n}" for n in range(9)},
     **{VMEXIT + 0x10 + n: f"write to CR{n}" for n in range(9)},
@@ -178,6 +181,7 @@ class Monitor:
             VMEXIT_VINTR: self.nothing,
             VMEXIT_PF: self.on_page_fault,
             EXIT_NESTED: self.on_nested_fault,
+            EXIT_UNTRANSLATABLE: self.on_untranslatable,
             VMEXIT_DB: self.on_debug,
             VMEXIT_EXCEPTION + 10: self.emulate,
             VMEXIT_EXCEPTION + 11: self.emulate,
@@ -252,7 +256,7 @@ class Monitor:
         """Run the guest; returns the exit code.
 
         Blocks that end at or before the fence run whole; the instructions before a fence in the middle of
-        a block run one by one. So does an instruction with a page on loan. If that is the page it lies in, those
+        a block run one by one, and so do those of a block that cannot be translated. So does an instruction with a page on loan. If that is the page it lies in, those
         that follow there can have it as well.
         """
         cpu = self.cpu
@@ -260,9 +264,10 @@ class Monitor:
             self.v.paging.settle()
         if not self.v.paging.loans and cpu.get_retired() >= self.near and not self.must_step():
             code = cpu.run(fence)
-            if code != FENCE or cpu.get_retired() >= fence:
+            if code == FENCE and cpu.get_retired() < fence:
+                self.near = fence
+            elif code != UNTRANSLATABLE:
                 return code
-            self.near = fence
         code = self.step()
         several = False
         while (
@@ -409,6 +414,10 @@ class Monitor:
         cpu = self.cpu
         self.v.paging.nested_fault(cpu.fault_address(), cpu.error_code() & 2 != 0, cpu.linear_eip())
         self.begun = cpu.get_retired()
+
+    def on_untranslatable(self) -> None:
+        """The CPU cannot translate this instruction by itself: there is no valid one of which that is true."""
+        self.fault(GuestFault(INVALID_OPCODE))
 
     def store_entry(self, gva: int, hpa: int) -> bool:
         """The guest stores to a page table that is watched; emulate that if it is one of the plain instructions

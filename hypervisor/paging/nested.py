@@ -14,8 +14,8 @@ On this CPU other things are dear, or are lost:
   null pointer leads). So all pages can be executed, and every store takes the slow path that looks for
   translated code: ten times slower than under shadow paging. New code is seen when a block has been translated and
   before it runs, and its frame is then taken from whoever could store to it. For the same reason a page cannot be
-  looked through before it is translated, for what must not be (``hardware.untranslatable``): the guest has to be
-  one that does not mean to end its monitor.
+  looked through, before it is translated, for what must not be (``hardware.untranslatable``): the translator gives up
+  in the middle (``ext/giving_up.pxi``), and the instructions of that block run one by one.
 * **No Dirty bits** in nested tables: they are found by write protection, one fault for each page and harvest.
 * **Accessed and Dirty bits of the guest's tables** are set by the CPU when its TLB has no entry, and the TLB is
   emptied whenever the monitor changes a mapping. A guest that takes an Accessed bit back without a flush of
@@ -204,8 +204,8 @@ class NestedPaging(Paging):
             return []
         at = NESTED_ROOT + (gpa >> 22) * 4
         entry = self.memory.load32(at)
-        levels = [("nested PDE", at, entry)]
+        levels = [("nPDE", at, entry)]
         if entry & PRESENT:
             at = (entry & ~0xFFF) + (gpa >> 12 & 1023) * 4
-            levels.append(("nested PTE", at, self.memory.load32(at)))
+            levels.append(("nPTE", at, self.memory.load32(at)))
         return levels

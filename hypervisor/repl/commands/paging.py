@@ -1,4 +1,4 @@
-"""The way of an address through the page tables: the guest's own, and the shadow of them."""
+"""The way of an address through the page tables: the guest's own, and the monitor's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def translate(prompt: Prompt, address: Address) -> str:
 
     The guest's tables lead to a guest-physical address; the shadow, which the emulated CPU really walks,
     to a host-physical one. The shadow is filled on demand: an entry that is missing there and present in
-    the guest's is a hidden fault that has not happened yet. Looking changes nothing.
+    the guest's is a hidden fault that has not happened yet. Under nested paging the CPU walks the guest's tables
+    and then the nested ones, which translate the guest-physical address. Looking changes nothing.
     """
     if address.space != "gva":
         raise UsageError("a guest virtual address is translated; others have no tables on their way")
@@ -36,9 +37,10 @@ def translate(prompt: Prompt, address: Address) -> str:
     lines = [f"guest tables of {address}" + ("" if guest else ": paging is off")]
     lines += [describe_entry(level, "gpa") for level in guest]
     lines.append("  -> " + result("gpa", gva, guest, pae=False))
-    lines += ["", f"shadow tables of {address}"]
+    nested = not shadow or shadow[0][0] == "nPDE"
+    lines += ["", f"{'nested' if nested else 'shadow'} tables of {address}"]
     lines += [describe_entry(level, "hpa") for level in shadow]
-    lines.append("  -> " + result("hpa", gva, shadow, pae=True))
+    lines.append("  -> " + (result("hpa", gva, shadow, pae=not nested) if shadow else "nothing"))
     return "\n".join(lines)
 
 
@@ -72,6 +74,6 @@ def result(space: str, gva: int, levels: Sequence[Level], *, pae: bool) -> str:
     if not entry & PRESENT:
         return f"nothing: a page fault at the {name}"
     # A page table maps 4 KiB; an entry of a directory without a table behind it maps 4 MiB, in PAE 2 MiB.
-    offset = 12 if name == "PTE" else 21 if pae else 22
+    offset = 12 if name.endswith("PTE") else 21 if pae else 22
     frame = entry & ((1 << 52) - 1) & ~((1 << offset) - 1)
     return f"{space}:{frame | gva & ((1 << offset) - 1):#010x}"
