@@ -1,26 +1,34 @@
 """Where QEMU 7.2 and this processor differ, and why: what the comparison of cases forgives.
 
 Each difference is a predicate on a case and its two results, and says which fields of the results it explains.
-The same list is a table in tutorials/differences-from-qemu.md.
+The same list is a table in tutorials/what-traps.md.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import capstone
-from case_maker import CODE, OSFXSR, TS, VM, Case
+from case_maker import CODE, OSFXSR, TF, TS, VM, Case
 
 Result = dict[str, int]
 
 EVERYTHING = frozenset(("*",))
-INVALID_OPCODE, NOT_AVAILABLE, DOUBLE_FAULT, GENERAL_PROTECTION, PAGE_FAULT = 6, 7, 8, 13, 14
+DOUBLE_FAULT, GENERAL_PROTECTION, PAGE_FAULT = 8, 13, 14
 ARITHMETIC = 0x8D5
 CR0_BITS = 0xE005003F
 DR6_RESERVED, DR7_RESERVED = 0x1000, 0xF800
 """Bits that always read the same, of which QEMU keeps what was written."""
 
+
+EM = 1 << 2
+RF, ALWAYS_SET, ALWAYS_CLEAR = 1 << 16, 1 << 1, 0xFFC08028
+"""Of EFLAGS."""
+EXT = 1
+FRAME = 24
+"""Bytes of the largest frame that an event leaves on the stack where it came."""
 
 FLAT_STACKS = frozenset((0x10, 0x23, 0x79, 0x8A, 0xF3))
 """Stack segments of 32 bits."""
@@ -66,13 +74,27 @@ def both(vector: int, ours: Result, theirs: Result) -> bool:
     return ours["vector"] == theirs["vector"] == vector
 
 
+def on_user_stack(case: Case, ours: Result) -> bool:
+    """Did the frame of an event not find room on the stack of ring 3, where its handler runs?"""
+    return (
+        case.cpl == 3
+        and ours["vector"] == PAGE_FAULT
+        and ours["error"] & 6 == 6
+        and bool(ours["hidden"] & 1)
+        and 0 < ours["esp"] - ours["cr2"] <= FRAME
+    )
+
+
+NEITHER_RF_NOR_EXT = "QEMU sets neither RF in the EFLAGS that a fault saves, nor EXT in error codes"
+
 KNOWN = (
-    Known(
-        "QEMU sets neither RF in the EFLAGS that a fault saves, nor EXT in error codes",
-        only("hidden", 3),
-        fields("hidden"),
-    ),
+    Known(NEITHER_RF_NOR_EXT, only("hidden", 3), fields("hidden")),
     Known("QEMU keeps what is written to reserved bits of CR0", only("cr0", ~CR0_BITS), fields("cr0")),
+    Known(
+        "QEMU keeps what is written to reserved bits of CR0",
+        lambda case, ours, theirs: only("cr0", ~CR0_BITS)(case, ours, theirs) and b"\x0f\x20" in case.code,
+        EVERYTHING,
+    ),
     Known("QEMU keeps what is written to reserved bits of DR6", only("dr6", DR6_RESERVED), EVERYTHING),
     Known("QEMU keeps what is written to reserved bits of DR7", only("dr7", DR7_RESERVED), EVERYTHING),
     Known(
@@ -145,11 +167,20 @@ KNOWN = (
     Known(
         "QEMU loses the arithmetic flags when the store of an RCL, RCR or SETcc faults",
         lambda case, ours, theirs: (
-            both(PAGE_FAULT, ours, theirs)
-            and only("eflags", ARITHMETIC)(case, ours, theirs)
+            only("eflags", ARITHMETIC)(case, ours, theirs)
             and instruction(case, ours).startswith(("rcl", "rcr", "set"))
         ),
-        fields("eflags", "arena"),
+        fields("eflags", "arena", "tss"),
+    ),
+    Known(
+        "QEMU saves the flags of before the last instruction when a far JMP switches tasks",
+        lambda case, ours, theirs: (
+            b"\xea" in case.code
+            and not (ours["eflags"] ^ theirs["eflags"]) & ~ARITHMETIC
+            and ours["tss"] != theirs["tss"]
+            and ours["eip"] == theirs["eip"]
+        ),
+        fields("eflags", "arena", "tss"),
     ),
     Known(
         "QEMU pushes for a far CALL in ring 3 as a supervisor",
@@ -163,7 +194,9 @@ KNOWN = (
     Known(
         "QEMU stores the limit before the base that SGDT or SIDT cannot store; here it is all or nothing",
         lambda case, ours, theirs: (
-            both(PAGE_FAULT, ours, theirs) and instruction(case, ours).startswith(("sgdt", "sidt"))
+            ours["vector"] == theirs["vector"]
+            and ours["cr2"] == theirs["cr2"] != 0
+            and instruction(case, ours).startswith(("sgdt", "sidt"))
         ),
         fields("arena"),
     ),
@@ -179,20 +212,30 @@ KNOWN = (
         lambda case, ours, theirs: (
             (both(PAGE_FAULT, ours, theirs) and only("error", 4)(case, ours, theirs))
             or (case.cpl == 3 and ours["vector"] == DOUBLE_FAULT and theirs["vector"] != DOUBLE_FAULT)
+            or (on_user_stack(case, ours) and theirs["vector"] != PAGE_FAULT)
         ),
         EVERYTHING,
     ),
     Known(
         "QEMU lets EMMS run with CR0.TS or EM set",
         lambda case, ours, theirs: (
-            ours["vector"] in (INVALID_OPCODE, NOT_AVAILABLE) and instruction(case, ours).startswith("emms")
+            bool(ours["cr0"] & (TS | EM)) and instruction(case, ours).startswith("emms")
         ),
         EVERYTHING,
     ),
     Known(
         "QEMU lets the trap flag take effect one instruction after STI, as if it were MOV to SS",
         lambda case, ours, theirs: (
-            ours["vector"] == 1 and theirs["vector"] != 0 and byte(case, ours, -1) == 0xFB
+            bool(ours["eflags"] & TF) and byte(case, ours, -1) == 0xFB and byte(case, theirs, -1) != 0xFB
+        ),
+        EVERYTHING,
+    ),
+    Known(
+        "QEMU lets LSS hold back the trap flag for one instruction, as MOV to SS does",
+        lambda case, ours, theirs: (
+            ours["vector"] == theirs["vector"] == 1
+            and theirs["eip"] > ours["eip"]
+            and case.code[: ours["eip"] - CODE].find(b"\x0f\xb2") >= 0
         ),
         EVERYTHING,
     ),
@@ -204,3 +247,25 @@ def explanations(case: Case, ours: Result, theirs: Result) -> Iterator[tuple[str
     for known in KNOWN:
         if known.applies(case, ours, theirs):
             yield known.reason, frozenset(ours) if known.fields is EVERYTHING else known.fields
+
+
+def explain_memory(ours: bytes, theirs: bytes) -> str:
+    """The reason for which a region of memory differs, looked at word by word; or the empty string.
+
+    A handler in the case's own ring leaves the frame of its event there.
+    """
+    count = len(ours) // 4
+    a, b = struct.unpack(f"<{count}I", ours), struct.unpack(f"<{count}I", theirs)
+    for at in range(count):
+        if a[at] != b[at]:
+            # An error code is followed by EIP, CS and EFLAGS, of 32 bits or of 16.
+            images = [*a[at + 3 : at + 4], *(word >> 16 for word in a[at + 1 : at + 2])]
+            error_code = a[at] == b[at] | EXT and any(map(flags_image, images))
+            if not error_code and not (a[at] == b[at] | RF and flags_image(b[at])):
+                return ""
+    return NEITHER_RF_NOR_EXT
+
+
+def flags_image(word: int) -> bool:
+    """May this be an image of EFLAGS?"""
+    return word & (ALWAYS_SET | ALWAYS_CLEAR) == ALWAYS_SET
