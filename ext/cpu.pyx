@@ -145,6 +145,7 @@ cdef enum:
     VMEXIT_NPF = 0x500
     UNCHECKED = 0x7007  # a new block holds a hooked instruction, and was translated without exit checks
     VMEXIT_DB = 0x141
+    VMEXIT_UD = 0x146
     VMEXIT_VINTR = 0x164
     VMEXIT_PF = 0x14e
     MONITOR = 16 << 20
@@ -257,8 +258,8 @@ def _load():
     uc_strerror = <strerror_f><uintptr_t>functions["uc_strerror"]
     find_exit_checks(<const uint8_t *>dlsym(handle, b"check_exit_request_x86_64"))
     leave_run = <leave_f>dlsym(handle, b"cpu_loop_exit_x86_64")
-    if leave_run != NULL:
-        hv_redirect_giving_up(handle)
+    if leave_run == NULL or not hv_redirect_giving_up(handle):
+        raise HostError(f"{path} cannot be kept from ending the process (abort, cpu_loop_exit)")
     loaded = True
 
 
@@ -585,6 +586,7 @@ cdef void on_giving_up(void *opaque) noexcept nogil:
     cdef Core *core = <Core *>opaque
     core.exit_code = UNTRANSLATABLE
     core.block_count = 0
+    core.translated += 8    # it has taken a little of the buffer all the same
     hv_arm(NULL, NULL)
     uc_emu_stop(<uc_engine *>core.uc)
     leave_run(core.env - env_offset)
@@ -646,6 +648,7 @@ cdef class Cpu:
         self.check_layout()
         self.locate_error_code()
         self.try_unchecked()
+        self.try_giving_up()
         self.locate_fpu_selector()
         self.check(uc_hook_add(uc, &self.edge_hook, UC_HOOK_EDGE_GENERATED, <void *>on_new_block, core, 1, 0),
                    "hook translation")
@@ -948,6 +951,23 @@ cdef class Cpu:
         uc_emu_start(<uc_engine *>self.core.uc, PROBE_CODE, 0, 0, 0)
         return self.core.exit_code
 
+    cdef try_giving_up(self):
+        """LOCK BT EAX, EDX cannot be translated: it must exit, and the CPU must go on after it."""
+        cdef uint64_t code = PROBE_CODE
+        cdef int i
+        for i in range(2):
+            memcpy(self.core.monitor + code, <const char *>b"\xf0\x0f\xa3\xd0", 4)
+            self.uc_flush()
+            self.core.exit_code = 0
+            hv_arm(on_giving_up, &self.core)
+            uc_emu_start(<uc_engine *>self.core.uc, PROBE_CODE, 0, 0, 0)
+            hv_arm(NULL, NULL)
+            if self.core.exit_code not in (UNTRANSLATABLE, VMEXIT_UD):
+                self.refuse(f"LOCK BT gave exit {self.core.exit_code:#x}")
+            memcpy(self.core.monitor + code, <const char *>b"\x90\x90\xcd\x80", 4)
+            if self.probe_hook() != 0x175 or self.get_eip() != PROBE_CODE + 2:
+                self.refuse(f"after LOCK BT, INT gave exit {self.core.exit_code:#x}")
+
     cdef locate_fpu_selector(self):
         """The selector in CS at the last x87 instruction: only it changes when that register is written."""
         cdef uint64_t value
@@ -1092,8 +1112,7 @@ cdef class Cpu:
         rest.icount = 0
         # What is translated on request is not announced, and may well be run later.
         core.unchecked[0] = core.may_leave_checks and not holds_hook(core, at, core.block_pc + core.block_size - at)
-        if self.may_translate(at) and uc_ctl(
-                <uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &rest) == 0:
+        if self.may_translate(at) and self.request(at, &rest):
             if <uint32_t>rest.pc + rest.size == core.block_pc + core.block_size:
                 learn(core, at, rest.size, rest.icount)
             else:
@@ -1109,6 +1128,10 @@ cdef class Cpu:
         taken.generation = core.generation
         return rest.icount
 
+    cdef bint request(self, uint32_t at, void *block):
+        """Let QEMU translate the block at a linear address, outside of a run; ``block`` is a uc_tb. Could it?"""
+        return hv_request(<void *>uc_ctl, self.core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), at, block) == 0
+
     cdef bint may_translate(self, uint32_t at):
         """May QEMU be asked for the block at ``at``, in the middle of the current one?
 
@@ -1119,8 +1142,8 @@ cdef class Cpu:
         cdef Core *core = &self.core
         cdef uint32_t following = (at | 0xfff) + 1
         cdef uint64_t need = 1 | (4 if hflags(core) & HF_CPL == 3 else 0)
-        if core.nested != NULL and (core.block_count >= 32 or not nested_walkable(core.nested, at)):
-            return False    # and what follows the block may be untranslatable, which shadow paging has seen to
+        if core.nested != NULL and not nested_walkable(core.nested, at):
+            return False
         if core.block_count < 32 or following - core.block_pc < core.block_size:
             return True
         return self.memory.shadow_entry(core.root, following) & (need | <uint64_t>1 << 63) == need
@@ -1152,7 +1175,7 @@ cdef class Cpu:
             return 0
         core.unchecked[0] = 0
         flags[0] |= 0x100
-        if uc_ctl(<uc_engine *>core.uc, UC_CTL_READ_WRITE(UC_CTL_TB_REQUEST_CACHE, 2), <uint64_t>at, &one):
+        if not self.request(at, &one):
             one.size = 0
         flags[0] = saved
         core.unchecked[0] = core.may_leave_checks

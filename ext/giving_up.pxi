@@ -1,17 +1,21 @@
 """When libunicorn gives up. Included by cpu.pyx.
 
-QEMU's translator calls abort() where it finds that it has made a mistake, which a guest can bring about (see
-hardware/untranslatable.py), and that would be the end of the monitor. So we enter a function of ours in the
-library's linkage table (System V ABI, AMD64 supplement, 5.2: the procedure linkage table jumps through slots that the
-dynamic linker fills in) in the place of abort(). If a guest runs on this thread, it leaves the run by the way that QEMU's
-own exceptions take. Nothing of the block that was being translated is in use yet, and the translator begins each one
-with a clean slate, as it must when its buffer overflows in the middle of one. What it prints before, where nobody
-would understand it, is left out.
+QEMU's translator calls abort() where it finds that it has made a mistake, and a guest can bring that about: BT, BTS,
+BTR or BTC with a LOCK prefix and a register operand is an invalid opcode (Intel SDM 2, LOCK), which QEMU forgets,
+and then uses an address that it never computed. (All one-byte and two-byte opcodes were tried with all prefixes in
+32-bit code, and there is no other; 16-bit code was not swept.) That would be the end of the monitor, and of all its
+guests. So we enter a function of ours in the library's linkage table (System V ABI, AMD64 supplement, 5.2: calls into
+other libraries jump through slots that the dynamic linker fills in) in the place of abort(). Where a guest runs on this
+thread, it leaves the run by the way that QEMU's own exceptions take; where we asked for a translation, it returns there.
+Nothing of the block that was being translated is in use yet, and the translator begins each one with a clean slate,
+as it must when its buffer overflows in the middle of one. What it prints before, where nobody would understand it, is
+left out.
 """
 
 cdef extern from *:
     """
     #include <link.h>
+    #include <setjmp.h>
     #include <stdarg.h>
     #include <stdio.h>
     #include <stdlib.h>
@@ -83,12 +87,35 @@ cdef extern from *:
         return found;
     }
 
-    static void hv_redirect_giving_up(void *library)
+    /* Returns whether abort() is called through a slot. That of fprintf() only keeps it quiet. */
+    static int hv_redirect_giving_up(void *library)
     {
-        /* Without the first, a guest ends the process; the second only keeps it quiet. */
-        if (hv_redirect(library, "abort", (void *)hv_abort))
-            hv_redirect(library, "fprintf", (void *)hv_fprintf);
+        if (!hv_redirect(library, "abort", (void *)hv_abort))
+            return 0;
+        hv_redirect(library, "fprintf", (void *)hv_fprintf);
+        return 1;
+    }
+
+    static void hv_return(void *where)
+    {
+        siglongjmp(*(sigjmp_buf *)where, 1);
+    }
+
+    /* uc_ctl_request_cache outside of a run. Returns 0 if there is a translation. */
+    static int hv_request(int (*control)(void *, int, ...), void *engine, int request, uint64_t address, void *block)
+    {
+        sigjmp_buf here;
+        int error;
+        if (sigsetjmp(here, 0)) {
+            hv_arm(NULL, NULL);
+            return -1;
+        }
+        hv_arm(hv_return, &here);
+        error = control(engine, request, address, block);
+        hv_arm(NULL, NULL);
+        return error;
     }
     """
     void hv_arm(void (*given_up)(void *) noexcept nogil, void *giver) noexcept nogil
-    void hv_redirect_giving_up(void *library) noexcept
+    int hv_redirect_giving_up(void *library) noexcept
+    int hv_request(void *control, void *engine, int request, uint64_t address, void *block) noexcept nogil

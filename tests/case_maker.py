@@ -585,7 +585,7 @@ class CaseMaker:
                 b"\xdb\xe3",
                 b"\xdf\xe0",
                 b"\xd9" + self.memory(7),
-                b"\x0f\xc7" + self.memory(1),
+                b"\x0f\xc7" + self.memory(1) + b"\x85\xc0",  # CMPXCHG8B, and TEST to have flags again
                 b"\xd7",
                 b"\x9e",
                 b"\x9f",

@@ -250,7 +250,9 @@ class Comparison:
         if not difference.fields <= {name for name, _, _ in REGIONS}:
             return False
         ours, theirs = memories(difference.case, difference.technique)
-        reasons = {explain_memory(ours[name], theirs[name]) for name in difference.fields} if ours else {""}
+        reasons = (
+            {explain_memory(name, ours[name], theirs[name]) for name in difference.fields} if ours else {""}
+        )
         if "" in reasons:
             return False
         self.known.update(reasons)

@@ -176,6 +176,7 @@ static void run(const struct test_case *test)
         *(uint32_t *)test->pokes[i].to = test->pokes[i].value;
     asm volatile("movl %0, %%cr3; movl %1, %%cr0; movl %2, %%db7" : : "r"(DIRECTORY), "r"(PAGING), "r"(0x400) : "memory");
     asm volatile("movl %0, %%db6" : : "r"(0xffff0ff0));
+    asm volatile("movl %0, %%db0; movl %0, %%db1; movl %0, %%db2; movl %0, %%db3" : : "r"(0));
     asm volatile("movl %0, %%cr2" : : "r"(0));
     begin(test);
     asm volatile("movl %0, %%cr3; movl %1, %%cr0" : : "r"(DIRECTORY), "r"(PAGING) : "memory");

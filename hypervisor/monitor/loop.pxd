@@ -28,7 +28,7 @@ cdef class Monitor:
     @cython.locals(cpu=Cpu, clock=VirtualClock, handlers=list, usual=bint, code=uint32_t, fence="long long", retired="long long")
     cpdef run(self, long long until=*)
     cpdef refresh(self)
-    @cython.locals(cpu=Cpu, code=uint32_t, several=bint)
+    @cython.locals(cpu=Cpu, code=uint32_t)
     cpdef uint32_t enter(self, long long fence) except? 0xdeadbeef
     cpdef bint must_step(self) except? -1
     @cython.locals(v=VirtualCpu, cpu=Cpu, before="long long", flags=uint32_t, opcode=uint32_t, code=uint32_t, after=uint32_t)

@@ -256,8 +256,8 @@ class Monitor:
         """Run the guest; returns the exit code.
 
         Blocks that end at or before the fence run whole; the instructions before a fence in the middle of
-        a block run one by one, and so do those of a block that cannot be translated. So does an instruction with a page on loan. If that is the page it lies in, those
-        that follow there can have it as well.
+        a block run one by one, and so do those of a block that cannot be translated. So does an instruction with
+        a page on loan.
         """
         cpu = self.cpu
         if self.v.paging.exposed:
@@ -269,17 +269,7 @@ class Monitor:
             elif code != UNTRANSLATABLE:
                 return code
         code = self.step()
-        several = False
-        while (
-            code == STEPPED
-            and cpu.get_retired() < fence
-            and not (self.pending and self.v.interrupts_on())
-            and self.v.paging.loans
-            and self.v.paging.continues(cpu.linear_eip())
-        ):
-            several = True
-            code = self.step()
-        if self.v.paging.loans and (several or code not in (PAGE_FAULT_EXIT, NESTED_FAULT_EXIT)):
+        if self.v.paging.loans and code not in (PAGE_FAULT_EXIT, NESTED_FAULT_EXIT):
             if code == EXIT_SCAN:
                 # While the page is still there.
                 self.on_scan()

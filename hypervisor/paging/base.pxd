@@ -32,9 +32,8 @@ cdef class Paging:
     cpdef settle(self)
     cpdef bint executes_from(self, uint32_t frame, uint32_t eip) except? -1
     cpdef lend(self, uint32_t address, uint64_t slot, uint64_t entry, uint64_t after, long long frame)
-    cpdef bint continues(self, uint32_t eip) except? -1
     cpdef return_loans(self)
 
 # What is imported from entries.py and physical.py, as C integers.
-cdef uint64_t ADDRESS, WRITABLE
+cdef uint64_t ADDRESS
 cdef long long RAM_BASE

@@ -14,7 +14,7 @@ from __future__ import annotations
 from hypervisor.ext.cpu import Cpu
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.marks import how_many
-from hypervisor.paging.entries import ADDRESS, WRITABLE
+from hypervisor.paging.entries import ADDRESS
 from hypervisor.paging.physical import RAM_BASE, PhysicalMap
 from hypervisor.paging.walk import GuestTables
 
@@ -155,13 +155,8 @@ class Paging:
         """
         self.put(slot, entry)
         self.loans.append((address, after, frame))
-        if entry & WRITABLE:
-            self.cpu.set_lent(True)
+        self.cpu.set_lent(True)
         self.cpu.flush_tlb()
-
-    def continues(self, eip: int) -> bool:
-        """May what is lent stay for the next instruction, at ``eip``, too?"""
-        return False
 
     def return_loans(self) -> None:
         """The instruction is over, or was given up."""

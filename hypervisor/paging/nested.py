@@ -13,9 +13,7 @@ On this CPU other things are dear, or are lost:
 * **No NX.** A walk through a page that is NX in the nested tables ends the process (the CPU writes to where a
   null pointer leads). So all pages can be executed, and every store takes the slow path that looks for
   translated code: ten times slower than under shadow paging. New code is seen when a block has been translated and
-  before it runs, and its frame is then taken from whoever could store to it. For the same reason a page cannot be
-  looked through, before it is translated, for what must not be (``hardware.untranslatable``): the translator gives up
-  in the middle (``ext/giving_up.pxi``), and the instructions of that block run one by one.
+  before it runs, and its frame is then taken from whoever could store to it.
 * **No Dirty bits** in nested tables: they are found by write protection, one fault for each page and harvest.
 * **Accessed and Dirty bits of the guest's tables** are set by the CPU when its TLB has no entry, and the TLB is
   emptied whenever the monitor changes a mapping. A guest that takes an Accessed bit back without a flush of

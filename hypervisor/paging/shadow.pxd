@@ -7,9 +7,7 @@ cimport cython
 
 cdef class ShadowPaging(Paging):
     cdef public bytearray traced
-    cdef public bytearray inspected
     cdef public dict translated
-    cdef public uint32_t stepped
     cpdef uint64_t slot(self, uint32_t gva, bint large) except? 0xdeadbeef
     cpdef uint32_t rewrite(self, uint32_t frame, uint64_t clear, uint64_t bits) except? 0xdeadbeef
     cpdef bint release(self, uint32_t frame, uint32_t eip) except? -1
@@ -21,17 +19,13 @@ cdef class ShadowPaging(Paging):
     cpdef bint give_up(self, uint32_t frame, uint32_t eip) except? -1
     @cython.locals(guest=GuestTables, memory=PhysicalMemory, upper=uint32_t, lower=uint32_t, both=uint32_t, group=uint32_t, table=uint32_t, n=uint32_t, hpa="long long", entry=uint64_t)
     cpdef prefill(self, uint32_t gva, uint64_t slot)
-    @cython.locals(before="long long")
-    cpdef bint harmless(self, uint32_t gva, uint32_t frame) except? -1
-    cpdef long long code_at(self, long long gva) except? -2
     @cython.locals(old=uint64_t)
     cpdef fill(self, uint64_t slot, uint64_t entry, Translation page, bint write, bint fetch)
     cpdef bint unwatched(self, uint32_t frame) except? -1
-    cpdef bint is_untranslatable(self, uint32_t eip) except? -1
     @cython.locals(page=Translation, hpa="long long", frame=uint32_t)
     cpdef long long host_address(self, uint32_t gva, bint write, bint user) except? -2
 
 # What is imported from entries.py, base.py and physical.py, and constants of the module, as C integers.
 cdef uint64_t ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE, CACHEABLE
 cdef long long NOWHERE, NO_FRAME, RAM_BASE
-cdef uint32_t NEIGHBOURS, NO_PAGE, LONGEST, INSPECTED, HARMFUL, ENDS_HARMFUL
+cdef uint32_t NEIGHBOURS

@@ -27,9 +27,6 @@ from __future__ import annotations
 
 from hypervisor.ext.cpu import ONES, SINK, Cpu
 from hypervisor.ext.memory import PhysicalMemory
-from hypervisor.hardware import untranslatable
-from hypervisor.hardware.faults import INVALID_OPCODE, GuestFault
-from hypervisor.marks import how_many
 from hypervisor.paging.base import NO_FRAME, Paging
 from hypervisor.paging.entries import ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE
 from hypervisor.paging.physical import NOWHERE, RAM_BASE, PhysicalMap
@@ -38,16 +35,8 @@ from hypervisor.paging.walk import Translation
 NEIGHBOURS = 16
 """Entries that are filled together: an aligned group, so never across two tables."""
 CACHEABLE = PRESENT | ACCESSED
-NO_PAGE = 1
-"""No address of a page."""
-PREFIXES = untranslatable.PREFIXES
-LONGEST = untranslatable.LONGEST
-
 MOST_TRANSLATED = 2048
 """Of so many data frames it is remembered what they held as code."""
-
-INSPECTED, HARMFUL, ENDS_HARMFUL = 1, 2, 4
-"""What is known of a code frame: it was inspected; it holds, or may end with, an untranslatable instruction."""
 
 
 class ShadowPaging(Paging):
@@ -57,12 +46,8 @@ class ShadowPaging(Paging):
         super().__init__(memory, cpu, physical)
         self.traced = bytearray(physical.size >> 12)
         """For each guest frame: is it a page table whose shadow is in use, so that stores to it must be seen?"""
-        self.inspected = bytearray(physical.size >> 12)
-        """For each code frame: INSPECTED, and what was found in it; 0 if it may have changed."""
         self.translated: dict[int, bytes] = {}
         """Data frames that were code, and what they held then: what was translated from them is still there."""
-        self.stepped = NO_PAGE
-        """The linear page that is lent because of what may not be translated in it: each instruction runs alone."""
 
     # ---------------------------------------------------------------- what a form provides
 
@@ -109,17 +94,10 @@ class ShadowPaging(Paging):
         if fetch:
             slot = self.slot(gva, page.large)
             self.make_code(frame)
-            if not self.translatable(gva, frame):
-                self.lend(gva, slot, entry, entry | NX, NO_FRAME)
-                if self.is_untranslatable(eip):
-                    raise GuestFault(INVALID_OPCODE)  # which the CPU forgets
-                self.stepped = eip & ~0xFFF
-                return NOWHERE
         elif write and emulates and self.traced[frame] and not gva & 3 and self.follows(frame):
             return hpa + (gva & 0xFFF)
         elif write and (self.code[frame] or self.traced[frame]) and not self.give_up(frame, eip):
             executable = self.code[frame] != 0
-            self.inspected[frame] = 0
             self.lend(
                 gva,
                 self.slot(gva, page.large),
@@ -167,19 +145,11 @@ class ShadowPaging(Paging):
                 continue
             both = upper & lower
             entry = hpa | PRESENT | (both & USER)
-            if self.code[lower >> 12]:
-                if not self.harmless(group + 0x1000 * n, lower >> 12):
-                    entry |= NX
-            else:
+            if not self.code[lower >> 12]:
                 entry |= NX
                 if both & WRITABLE and lower & DIRTY and self.unwatched(lower >> 12):
                     entry |= WRITABLE
             self.put(slot + 8 * n, entry)
-
-    def harmless(self, gva: int, frame: int) -> bool:
-        """Is this code frame known to hold nothing untranslatable, alone and together with the page before?"""
-        before = self.code_at(gva - 0x1000)
-        return self.inspected[frame] == INSPECTED and (before < 0 or self.inspected[before] == INSPECTED)
 
     def fill(self, slot: int, entry: int, page: Translation, write: bool, fetch: bool) -> None:
         """Write a last-level entry for RAM: as much as the guest's tables and the frame's use allow."""
@@ -226,7 +196,6 @@ class ShadowPaging(Paging):
         """This guest frame is about to be stored to: nothing may be executed from it."""
         if self.code[frame]:
             self.code[frame] = 0
-            self.inspected[frame] = 0
             if len(self.translated) == MOST_TRANSLATED:
                 self.cpu.forget_frame(RAM_BASE + (self.translated.popitem()[0] << 12))
             self.translated[frame] = self.memory.read(RAM_BASE + (frame << 12), 4096)
@@ -234,66 +203,10 @@ class ShadowPaging(Paging):
                 self.cpu.flush_tlb()
 
     def forget_code(self) -> None:
-        if how_many(self.inspected):
-            self.inspected[:] = bytes(len(self.inspected))
         self.translated.clear()
         super().forget_code()
 
-    # ---------------------------------------------------------------- code that must not be translated
-
-    def translatable(self, gva: int, frame: int) -> bool:
-        """May the CPU translate blocks from this frame at ``gva``? If not, each instruction runs alone."""
-        found = self.inspected[frame]
-        if not found:
-            found = self.inspected[frame] = self.inspect(frame)
-        if found & HARMFUL:
-            return False
-        before = self.code_at(gva - 0x1000)
-        if before >= 0 and self.inspected[before] & ENDS_HARMFUL and self.harmful_seam(before, frame):
-            return False
-        if found & ENDS_HARMFUL:
-            following = self.code_at(gva + 0x1000)
-            return following < 0 or not self.harmful_seam(frame, following)
-        return True
-
-    def inspect(self, frame: int) -> int:
-        code = self.memory.read(RAM_BASE + (frame << 12), 4096)
-        found = INSPECTED
-        if untranslatable.contained(code):
-            found |= HARMFUL
-        if untranslatable.may_begin(code[-LONGEST:]):
-            found |= ENDS_HARMFUL
-        return found
-
-    def code_at(self, gva: int) -> int:
-        """The guest frame that may be executed at ``gva``, or -1."""
-        entry = self.memory.shadow_entry(self.root, gva & 0xFFFFFFFF)
-        hpa = entry & ADDRESS
-        return (hpa - RAM_BASE) >> 12 if entry & (PRESENT | NX) == PRESENT and hpa >= RAM_BASE else -1
-
-    def harmful_seam(self, first: int, second: int) -> bool:
-        """Does such an instruction cross from the end of one frame to the beginning of another?"""
-        tail = self.memory.read(RAM_BASE + (first + 1 << 12) - LONGEST, LONGEST)
-        return untranslatable.contained(tail + self.memory.read(RAM_BASE + (second << 12), LONGEST))
-
-    def is_untranslatable(self, eip: int) -> bool:
-        """Is the instruction at ``eip`` itself one?"""
-        code = [self.memory.fetch(self.root, eip + at & 0xFFFFFFFF).to_bytes(8, "little") for at in (0, 8)]
-        return untranslatable.begins(b"".join(code)[:LONGEST])
-
     # ---------------------------------------------------------------- loans
-
-    def continues(self, eip: int) -> bool:
-        """If it is the page that the next instruction lies in, just to be fetched from, it may: without an exit in
-        between, nothing can have changed what it holds, or where.
-        """
-        if len(self.loans) != 1 or self.stepped != eip & ~0xFFF or eip & 0xFFF > 0x1000 - LONGEST:
-            return False
-        return self.memory.fetch(self.root, eip) & 0xFF not in PREFIXES or not self.is_untranslatable(eip)
-
-    def return_loans(self) -> None:
-        self.stepped = NO_PAGE
-        Paging.return_loans(self)  # super() does not work where this is compiled
 
     def slot_in_use(self, address: int) -> int:
         return self.memory.shadow_slot_address(self.root, address)
