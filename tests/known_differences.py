@@ -33,20 +33,24 @@ FLAT_STACKS = frozenset((0x10, 0x23, 0x79, 0x8A, 0xF3))
 """Stack segments of 32 bits."""
 
 
+def place(result: Result) -> int:
+    """Where in the code an event came."""
+    return result["eip"] + (16 * result["cs"] if result["eflags"] & VM else 0) - CODE
+
+
 def instruction(case: Case, result: Result) -> str:
     """The instruction that an event came at, or the empty string if it is none of the case's own."""
-    eip = result["eip"] + (16 * result["cs"] if result["eflags"] & VM else 0)
-    at = eip - CODE
+    at = place(result)
     if not 0 <= at < len(case.code):
         return ""
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if case.big else capstone.CS_MODE_16)
-    found = next(decoder.disasm_lite(case.code[at:], eip, 1), None)
+    found = next(decoder.disasm_lite(case.code[at:], CODE + at, 1), None)
     return "" if found is None else f"{found[2]} {found[3]}"
 
 
 def byte(case: Case, result: Result, offset: int = 0) -> int:
     """The byte of the case's code where an event came, or so far from there; 0 if it is not its own code."""
-    at = result["eip"] + (16 * result["cs"] if result["eflags"] & VM else 0) - CODE + offset
+    at = place(result) + offset
     return case.code[at] if 0 <= at < len(case.code) else 0
 
 
@@ -253,9 +257,9 @@ KNOWN = (
     Known(
         "QEMU lets LSS hold back the trap flag for one instruction, as MOV to SS does",
         lambda case, ours, theirs: (
-            ours["vector"] == theirs["vector"] == 1
-            and theirs["eip"] > ours["eip"]
-            and case.code[: ours["eip"] - CODE].find(b"\x0f\xb2") >= 0
+            ours["vector"] == 1
+            and b"\x0f\xb2" in case.code[: place(ours)]
+            and (ours["vector"], ours["eip"]) != (theirs["vector"], theirs["eip"])
         ),
         EVERYTHING,
     ),
