@@ -26,6 +26,8 @@ DR6_RESERVED, DR7_RESERVED = 0x1000, 0xF800
 EM = 1 << 2
 ALWAYS_SET, ALWAYS_CLEAR = 1 << 1, 0xFFC08028
 """Of EFLAGS."""
+NW, CD = 1 << 29, 1 << 30
+MOST_PARAMETERS = 31
 FRAME = 24
 """Bytes of the largest frame that an event leaves on the stack where it came."""
 
@@ -78,6 +80,12 @@ def pushed(case: Case) -> list[int]:
     return [int.from_bytes(image, "little") for image in re.findall(rb"\x68(.{4})", case.code, re.DOTALL)]
 
 
+def sets_nw_alone(case: Case) -> bool:
+    """Is there a MOV to CR0 of a value, just loaded, with NW set and CD clear?"""
+    loaded = re.findall(rb"[\xb8-\xbf](.{4})\x0f\x22", case.code, re.DOTALL)
+    return any(int.from_bytes(value, "little") & (NW | CD) == NW for value in loaded)
+
+
 def both(vector: int, ours: Result, theirs: Result) -> bool:
     return ours["vector"] == theirs["vector"] == vector
 
@@ -89,7 +97,7 @@ def on_user_stack(case: Case, ours: Result) -> bool:
         and ours["vector"] == PAGE_FAULT
         and ours["error"] & 6 == 6
         and bool(ours["hidden"] & 1)
-        and 0 < ours["esp"] - ours["cr2"] <= FRAME
+        and 0 < ours["esp"] - ours["cr2"] & 0xFFFF <= FRAME
     )
 
 
@@ -158,9 +166,8 @@ KNOWN = (
     Known(
         "QEMU lets MOV to CR0 set NW without CD",
         lambda case, ours, theirs: (
-            ours["vector"] == GENERAL_PROTECTION
-            and instruction(case, ours).startswith("mov cr0, ")
-            and ours[instruction(case, ours)[-3:]] & 3 << 29 == 1 << 29
+            sets_nw_alone(case)
+            and (ours["cr0"] != theirs["cr0"] or ours["vector"] in (DOUBLE_FAULT, GENERAL_PROTECTION))
         ),
         EVERYTHING,
     ),
@@ -214,11 +221,21 @@ KNOWN = (
         EVERYTHING,
     ),
     Known(
+        "QEMU copies the parameters of a call gate from the last to the first: it is another that faults",
+        lambda case, ours, theirs: (
+            instruction(case, ours).startswith("lcall")
+            and ours["eip"] == theirs["eip"]
+            and 0 < theirs["cr2"] - ours["cr2"] <= 4 * MOST_PARAMETERS
+        ),
+        fields("cr2", "error"),
+    ),
+    Known(
         "QEMU stores the limit before the base that SGDT or SIDT cannot store; here it is all or nothing",
         lambda case, ours, theirs: (
-            ours["vector"] == theirs["vector"]
+            "table_register" in case.kinds
+            and ours["vector"] == theirs["vector"]
+            and ours["eip"] == theirs["eip"]
             and ours["cr2"] == theirs["cr2"] != 0
-            and instruction(case, ours).startswith(("sgdt", "sidt"))
         ),
         fields("arena"),
     ),
