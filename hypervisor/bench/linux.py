@@ -26,6 +26,7 @@ from msgspec import Struct
 from hypervisor.bench import ROUNDS, Record, record
 from hypervisor.errors import HostError
 from hypervisor.machine import VirtualMachine
+from hypervisor.paging.forms import DEFAULT_FORM
 
 IMAGES = "HV_LINUX_IMAGES"
 """Environment variable: where ``vmlinuz`` and ``initrd`` are, if not where `make linux-images` puts them."""
@@ -61,13 +62,19 @@ def images() -> tuple[Path, Path]:
     return found
 
 
-def ours(technique: str, clock: str) -> Spent:
+def ours(technique: str, clock: str, paging: str = DEFAULT_FORM) -> Spent:
     """A boot in a machine of this process. Raises HostError if it does not get there."""
     kernel, initrd = images()
     limit = LONGEST_BOOT if clock == "exact" else None
     begin, spent = perf_counter(), process_time()
     with VirtualMachine.boot(
-        kernel, initrd=initrd, memory=MEMORY, technique=technique, clock=clock, append=COMMAND_LINE
+        kernel,
+        initrd=initrd,
+        memory=MEMORY,
+        technique=technique,
+        clock=clock,
+        append=COMMAND_LINE,
+        paging=paging,
     ) as vm:
         stop = vm.run_until(PROMPT, instructions=limit)
         if stop.reason != "text":

@@ -2,7 +2,8 @@
 
 The operations are loops in a kernel of a few pages with paging on, in exact time; each row is nanoseconds of processor
 time for one round of the loop, which its description names, beside the same under the default (``trap``, traced).
-The workloads are those of `hv bench guest`, beside QEMU in the same run. `--chart FILE` draws all of it.
+The workloads are those of `hv bench guest`, and a boot of Debian's Linux to its shell (not under ``trap``, where it does
+not get there), in exact time beside QEMU in the same run. `--chart FILE` draws all of it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import itertools
 import shutil
 import statistics
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import thread_time
 from typing import Final
 
-from hypervisor.bench import ROUNDS, Record, guest, record
+from hypervisor.bench import ROUNDS, Record, guest, linux, record
 from hypervisor.bench._programs import (
     CODE,
     GDT,
@@ -31,7 +32,7 @@ from hypervisor.errors import HostError
 from hypervisor.machine import VirtualMachine
 from hypervisor.paging.forms import DEFAULT_FORM, forms_for
 from hypervisor.state.model import MachineConfig
-from hypervisor.techniques import TECHNIQUES, Trap
+from hypervisor.techniques import TECHNIQUES, Guest, Trap
 
 MEMORY: Final = 8 << 20
 DIRECTORIES: Final = (0x10000, 0x20000)
@@ -53,6 +54,7 @@ WAYS: Final = [
     if name != "auto"
     for paging in forms_for(technique.nested)
 ]  # `auto` is one of two others
+LINUX_WAYS: Final = [way for way in WAYS if way[0] != Trap.name]
 WORKLOADS: Final = ("selftest", "fork and exec")
 
 
@@ -163,12 +165,26 @@ def measure(quick: bool) -> Iterator[Record]:
                 reference=theirs,
                 reference_name="QEMU TCG",
             )
+    linux.images()
+    ways = [(Guest.name, DEFAULT_FORM)] if quick else LINUX_WAYS
+    boots = _in_turn(lambda way: linux.ours(way[0], "exact", way[1]).processor, quick, ways)
+    theirs = statistics.median(linux.theirs().processor for _ in range(1 if quick else ROUNDS))
+    for way, mine in boots.items():
+        yield record(
+            f"Linux boot, processor time: {', '.join(way)}",
+            mine,
+            "s",
+            reference=theirs,
+            reference_name="QEMU TCG",
+        )
 
 
-def _in_turn(work: Callable[[tuple[str, str]], float], quick: bool) -> dict[tuple[str, str], float]:
+def _in_turn(
+    work: Callable[[tuple[str, str]], float], quick: bool, ways: Sequence[tuple[str, str]] = WAYS
+) -> dict[tuple[str, str], float]:
     """Medians, one way after the other in each round."""
-    times: dict[tuple[str, str], list[float]] = {way: [] for way in WAYS}
-    for _, way in itertools.product(range(1 if quick else ROUNDS), WAYS):
+    times: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    for _, way in itertools.product(range(1 if quick else ROUNDS), ways):
         times[way].append(work(way))
     return {way: statistics.median(values) for way, values in times.items()}
 
