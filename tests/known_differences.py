@@ -86,6 +86,10 @@ def sets_nw_alone(case: Case) -> bool:
     return any(int.from_bytes(value, "little") & (NW | CD) == NW for value in loaded)
 
 
+def halves(word: int) -> tuple[int, int]:
+    return word >> 16, word & 0xFFFF
+
+
 def both(vector: int, ours: Result, theirs: Result) -> bool:
     return ours["vector"] == theirs["vector"] == vector
 
@@ -221,6 +225,26 @@ KNOWN = (
         EVERYTHING,
     ),
     Known(
+        "QEMU names the selector in the error code where a far CALL or JMP leads beyond a segment's limit",
+        lambda case, ours, theirs: (
+            both(GENERAL_PROTECTION, ours, theirs)
+            and ours["error"] == 0 != theirs["error"]
+            and instruction(case, ours).startswith(("lcall", "ljmp"))
+        ),
+        fields("error", "arena"),
+    ),
+    Known(
+        "QEMU keeps the RPL of a null selector in FS or GS on a return to an outer ring",
+        lambda case, ours, theirs: (
+            ours["fs_gs"] != theirs["fs_gs"]
+            and all(
+                mine == other or (mine == 0 and other & ~3 == 0)
+                for mine, other in zip(halves(ours["fs_gs"]), halves(theirs["fs_gs"]), strict=True)
+            )
+        ),
+        fields("fs_gs", "arena"),
+    ),
+    Known(
         "QEMU copies the parameters of a call gate from the last to the first: it is another that faults",
         lambda case, ours, theirs: (
             instruction(case, ours).startswith("lcall")
@@ -265,9 +289,12 @@ KNOWN = (
     Known(
         "QEMU lets the trap flag take effect one instruction after STI, as if it were MOV to SS",
         lambda case, ours, theirs: (
-            bool(ours["eflags"] & TF)
-            and byte(case, ours, -1) == 0xFB
-            and (ours["vector"], ours["eip"]) != (theirs["vector"], theirs["eip"])
+            (bool(case.words["eflags"] & TF) and case.code[0] == 0xFB)
+            or (
+                bool(ours["eflags"] & TF)
+                and byte(case, ours, -1) == 0xFB
+                and (ours["vector"], ours["eip"]) != (theirs["vector"], theirs["eip"])
+            )
         ),
         EVERYTHING,
     ),

@@ -11,6 +11,7 @@ import pytest
 
 from hypervisor.machine import VirtualMachine
 from hypervisor.migration import Listener, send
+from hypervisor.paging.forms import DEFAULT_FORM, NESTED
 from hypervisor.repl import machines
 
 IMAGES = Path(__file__).parents[1] / "build" / "linux"
@@ -26,13 +27,14 @@ LONGEST_BOOT = 8_000_000_000
 """Instructions; it takes a little over three thousand million."""
 
 
-def boot(technique: str) -> VirtualMachine:
+def boot(technique: str, paging: str = DEFAULT_FORM) -> VirtualMachine:
     vm = VirtualMachine.boot(
         IMAGES / "vmlinuz",
         initrd=IMAGES / "initrd",
         memory=64 << 20,
         technique=technique,
         append=COMMAND_LINE,
+        paging=paging,
     )
     stop = vm.run_until(PROMPT, instructions=LONGEST_BOOT)
     assert stop.reason == "text", (stop, bytes(vm.console.output[-500:]))
@@ -63,6 +65,14 @@ def test_it_boots_to_its_shell_and_answers(technique: str) -> None:
         vm.console.send(b"echo answer $((6 * 7)); cat /proc/cmdline\n")
         stop = vm.run_until(f"answer 42\r\n{COMMAND_LINE}\r\n", instructions=200_000_000)
         assert stop.reason == "text", bytes(vm.console.output[-500:])
+
+
+@pytest.mark.soak
+def test_it_comes_to_the_same_state_under_patch_and_under_nested_paging() -> None:
+    """They set the guest's Accessed and Dirty bits alike, at least up to the prompt."""
+    with boot("guest") as traced, boot("patch") as patch, boot("guest", NESTED) as nested:
+        assert traced.instructions == patch.instructions == nested.instructions
+        assert traced.digest() == patch.digest() == nested.digest()
 
 
 def test_sums_are_right_while_it_moves_between_techniques() -> None:

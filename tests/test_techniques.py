@@ -11,6 +11,7 @@ import pytest
 from live_move import Runner
 from tern_guest import build
 
+from hypervisor.errors import UsageError
 from hypervisor.ext.cpu import EXIT_STOP
 from hypervisor.machine import FOREVER, VirtualMachine
 from hypervisor.migration import Listener, send
@@ -117,6 +118,12 @@ def test_the_fpu_is_read_while_an_interrupt_waits() -> None:
         vm.cpu.forget_all()
         assert vm.cpu.save_fpu() == area
         assert [vm.cpu.control(3), vm.cpu.ring, vm.cpu.eflags] == before
+
+
+@pytest.mark.parametrize("technique", ["trap", "patch", "auto"])
+def test_nested_paging_wants_guest_mode(technique: str) -> None:
+    with pytest.raises(UsageError, match=f"nested paging goes with guest mode only, not with {technique}"):
+        VirtualMachine.boot("tern", technique=technique, paging="nested")
 
 
 def test_a_saved_guest_says_nothing_of_its_technique_but_the_name() -> None:
