@@ -6,7 +6,7 @@ from zero, so within one the lengths compare; a line shows the reference. SVG is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -29,11 +29,13 @@ def svg(title: str, records: Sequence[Record]) -> str:
     for one in records:
         panels.setdefault((one.name.rpartition(": ")[0], one.unit), []).append(one)
     rows = [list(panels.items())[at : at + COLUMNS] for at in range(0, len(panels), COLUMNS)]
+    kinds = list(dict.fromkeys(_kind(one) for one in records))
+    colors = {kind: COLORS[number % len(COLORS)] for number, kind in enumerate(kinds)}
     body: list[str] = []
     top = 50
     for row in rows:
         for column, ((name, unit), members) in enumerate(row):
-            body += _panel(f"{name} ({unit})", members, 20 + column * PANEL, top)
+            body += _panel(f"{name} ({unit})", members, colors, 20 + column * PANEL, top)
         top += HEAD + BAR * max(len(members) for _, members in row) + 20
     width, height = COLUMNS * PANEL + 20, top
     return "\n".join(
@@ -50,7 +52,9 @@ def svg(title: str, records: Sequence[Record]) -> str:
     )
 
 
-def _panel(title: str, members: Sequence[Record], left: int, top: int) -> Iterator[str]:
+def _panel(
+    title: str, members: Sequence[Record], colors: Mapping[str, str], left: int, top: int
+) -> Iterator[str]:
     first = members[0]
     # The reference is a line of its own if it is not one of the bars.
     references = [one.reference for one in members if one.reference is not None]
@@ -58,11 +62,10 @@ def _panel(title: str, members: Sequence[Record], left: int, top: int) -> Iterat
     longest = max([one.value for one in members] + beside) or 1
     room = PANEL - LABEL - FIGURE - 20
     yield _text(left, top + 14, title, size=13)
-    kinds = list(dict.fromkeys(_member(one).partition(", ")[0] for one in members))
     for row, one in enumerate(members):
         at = top + 24 + row * BAR
         length = room * one.value / longest
-        color = COLORS[kinds.index(_member(one).partition(", ")[0]) % len(COLORS)]
+        color = colors[_kind(one)]
         yield _text(left, at + 11, _member(one))
         yield f'<rect x="{left + LABEL}" y="{at}" width="{length:.1f}" height="{BAR - 4}" fill="{color}"/>'
         yield _text(left + LABEL + length + 5, at + 11, _figure(one.value))
@@ -75,6 +78,11 @@ def _panel(title: str, members: Sequence[Record], left: int, top: int) -> Iterat
 
 def _member(one: Record) -> str:
     return one.name.rpartition(": ")[2]
+
+
+def _kind(one: Record) -> str:
+    """What bars of one color have in common."""
+    return _member(one).partition(", ")[0]
 
 
 def _figure(value: float) -> str:
