@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import random
-import threading
+from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 import pytest
-from live_move import Runner
+from live_move import move
 from tern_guest import build
 
 from hypervisor.errors import UsageError
 from hypervisor.ext.cpu import EXIT_STOP
-from hypervisor.machine import FOREVER, VirtualMachine
-from hypervisor.migration import Listener, send
+from hypervisor.machine import VirtualMachine
+from hypervisor.migration.postcopy import MODES, Mode
+from hypervisor.monitor.loop import FOREVER
 from hypervisor.paging.forms import forms_for
 from hypervisor.repl import machines
+from hypervisor.state.model import MachineConfig
 from hypervisor.techniques import TECHNIQUES
 
 MEMORY = 8 << 20
@@ -61,24 +64,13 @@ def test_every_technique_reaches_the_same_states(technique: str, paging: str) ->
         assert vm.console.output == console
 
 
-def hop(vm: VirtualMachine, until: int, technique: str, paging: str) -> VirtualMachine:
+def hop(vm: VirtualMachine, until: int, technique: str, paging: str, mode: Mode) -> VirtualMachine:
     """Move a guest, which goes on meanwhile, up to there, into a machine of this process that runs it in another way."""
-    arrived: list[VirtualMachine] = []
 
-    def receive() -> None:
-        arrived.append(
-            listener.receive(
-                lambda config: VirtualMachine.create(machines.under(config, technique), paging=paging)
-            )
-        )
+    def make(config: MachineConfig, disks: Iterable[Path] = ()) -> VirtualMachine:
+        return VirtualMachine.create(machines.under(config, technique), disks, paging=paging)
 
-    with Listener("tcp:127.0.0.1:0") as listener:
-        receiver = threading.Thread(target=receive)
-        receiver.start()
-        with Runner(vm, until):
-            send(vm, listener.address)
-        receiver.join()
-    return arrived[0]
+    return move(vm, until, mode=mode, make=make)[0]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -94,7 +86,8 @@ def test_a_guest_that_moves_around_all_techniques_ends_like_one_that_stayed(
     for moment in sorted(dice.sample(range(last), HOPS)):
         vm.run(until=max(moment, vm.instructions))
         technique, paging = dice.choice(WAYS)
-        arrived = hop(vm, min(vm.instructions + meanwhile, last - 1), technique, paging)
+        mode: Mode = dice.choice(MODES) if meanwhile else "precopy"
+        arrived = hop(vm, min(vm.instructions + meanwhile, last - 1), technique, paging, mode)
         told += vm.console.output
         vm.close()
         vm = arrived
