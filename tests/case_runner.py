@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import capstone
-from case_maker import CODE, REGISTERS, Case, CaseMaker, regions
+from case_ground import CODE, REGISTERS, Case, regions
+from case_maker import CaseMaker
 from known_differences import explain_memory, explanations
 from tern_guest import GUESTS
 

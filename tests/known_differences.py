@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import capstone
-from case_maker import CODE, OSFXSR, TF, TS, VM, Case
+from case_ground import CODE, OSFXSR, TF, TS, VM, Case
 
 Result = dict[str, int]
 

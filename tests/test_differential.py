@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 
 import pytest
-from case_maker import LONGEST_CODE, CaseMaker
+from case_ground import LONGEST_CODE
+from case_maker import CaseMaker
 from case_runner import BATCH, NAMES, Comparison
 from known_differences import KNOWN, UNDER_A_GLASS
 from port_script import MISSING
