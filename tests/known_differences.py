@@ -207,6 +207,15 @@ KNOWN = (
         fields("eflags", "arena", "tss"),
     ),
     Known(
+        "QEMU delivers the fault of a task whose CS cannot be loaded in ring 0, on the stack of that task",
+        lambda case, ours, theirs: (
+            both(DOUBLE_FAULT, ours, theirs)
+            and ours["cr2"] == 0 != theirs["cr2"]
+            and (b"\xea" in case.code or b"\x9a" in case.code)
+        ),
+        fields("cr2", "tss"),
+    ),
+    Known(
         "QEMU looks for TSSs in the LDT too",
         lambda case, ours, theirs: (
             ours["vector"] == GENERAL_PROTECTION
