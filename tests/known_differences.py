@@ -298,7 +298,7 @@ KNOWN = (
     Known(
         "QEMU lets the trap flag take effect one instruction after STI, as if it were MOV to SS",
         lambda case, ours, theirs: (
-            (bool(case.words["eflags"] & TF) and case.code[0] == 0xFB)
+            (bool(case.words["eflags"] & TF) and case.code[:1] == b"\xfb")
             or (
                 bool(ours["eflags"] & TF)
                 and byte(case, ours, -1) == 0xFB
