@@ -55,8 +55,8 @@ from case_ground import (
 from case_pieces import Pieces
 from guests_kit import descriptor, gate
 
-WILD = frozenset(("strings", "odds", "moves", "arithmetic", "segment_load", "ports"))
-"""Instructions that may access any memory."""
+WILD = frozenset(("strings", "odds", "moves", "arithmetic", "segment_load", "ports", "far", "returns"))
+"""Instructions that may access any memory, or go on there: through a pointer that was overwritten, or with a stack."""
 
 
 class CaseMaker(Pieces):

@@ -31,6 +31,10 @@ MOST_PARAMETERS = 31
 FRAME = 24
 """Bytes of the largest frame that an event leaves on the stack where it came."""
 
+FAR_CALL = ("lcall", "call ptr")
+FAR = (*FAR_CALL, "ljmp", "jmp ptr")
+"""As Capstone writes them."""
+
 FLAT_STACKS = frozenset((0x10, 0x23, 0x79, 0x8A, 0xF3))
 """Stack segments of 32 bits."""
 
@@ -48,6 +52,16 @@ def instruction(case: Case, result: Result) -> str:
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if case.big else capstone.CS_MODE_16)
     found = next(decoder.disasm_lite(case.code[at:], CODE + at, 1), None)
     return "" if found is None else f"{found[2]} {found[3]}"
+
+
+def holds(case: Case, *names: str) -> bool:
+    """Is there an instruction of such a name in the case?"""
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32 if case.big else capstone.CS_MODE_16)
+    decoder.skipdata = True
+    return any(
+        f"{name} {operands}".startswith(names)
+        for _, _, name, operands in decoder.disasm_lite(case.code, CODE)
+    )
 
 
 def byte(case: Case, result: Result, offset: int = 0) -> int:
@@ -134,7 +148,7 @@ KNOWN = (
     Known(
         "the emulated CPU finds CR0.TS before it finds that CR4.OSFXSR is clear: #NM instead of #UD",
         lambda case, ours, theirs: (
-            instruction(case, ours).startswith("xorps")
+            "xorps" in (instruction(case, ours)[:5], instruction(case, theirs)[:5])
             and bool(ours["cr0"] & TS)
             and not ours["cr4"] & OSFXSR
         ),
@@ -191,15 +205,19 @@ KNOWN = (
     Known(
         "QEMU loses the arithmetic flags when the store of an RCL, RCR or SETcc faults",
         lambda case, ours, theirs: (
-            only("eflags", ARITHMETIC)(case, ours, theirs)
-            and instruction(case, ours).startswith(("rcl", "rcr", "set"))
+            not (ours["eflags"] ^ theirs["eflags"]) & ~ARITHMETIC
+            and ours["eip"] == theirs["eip"]
+            and holds(case, "rcl", "rcr", "set")
+            and (
+                instruction(case, ours).startswith(("rcl", "rcr", "set")) or ours["cr2"] == theirs["cr2"] != 0
+            )
         ),
         fields("eflags", "arena", "tss"),
     ),
     Known(
         "QEMU saves other flags when a far CALL or JMP switches tasks: it has not yet computed them",
         lambda case, ours, theirs: (
-            (b"\xea" in case.code or b"\x9a" in case.code)
+            holds(case, *FAR)
             and not (ours["eflags"] ^ theirs["eflags"]) & ~ARITHMETIC
             and ours["tss"] != theirs["tss"]
             and ours["eip"] == theirs["eip"]
@@ -209,9 +227,7 @@ KNOWN = (
     Known(
         "QEMU delivers the fault of a task whose CS cannot be loaded in ring 0, on the stack of that task",
         lambda case, ours, theirs: (
-            both(DOUBLE_FAULT, ours, theirs)
-            and ours["cr2"] == 0 != theirs["cr2"]
-            and (b"\xea" in case.code or b"\x9a" in case.code)
+            both(DOUBLE_FAULT, ours, theirs) and ours["cr2"] == 0 != theirs["cr2"] and holds(case, *FAR)
         ),
         fields("cr2", "tss"),
     ),
@@ -220,7 +236,7 @@ KNOWN = (
         lambda case, ours, theirs: (
             ours["vector"] == GENERAL_PROTECTION
             and bool(ours["error"] & 4)
-            and instruction(case, ours).startswith(("lcall", "ljmp"))
+            and instruction(case, ours).startswith(FAR)
         ),
         EVERYTHING,
     ),
@@ -228,8 +244,14 @@ KNOWN = (
         "QEMU pushes for a far CALL in ring 3 as a supervisor",
         lambda case, ours, theirs: (
             case.cpl == 3
-            and ours["vector"] in (DOUBLE_FAULT, PAGE_FAULT)
-            and instruction(case, ours).startswith(("lcall", "call"))
+            and holds(case, *FAR_CALL)
+            and (
+                (
+                    ours["vector"] in (DOUBLE_FAULT, PAGE_FAULT)
+                    and instruction(case, ours).startswith(FAR_CALL)
+                )
+                or ours["cr2"] != 0 == theirs["cr2"]
+            )
         ),
         EVERYTHING,
     ),
@@ -238,7 +260,7 @@ KNOWN = (
         lambda case, ours, theirs: (
             both(GENERAL_PROTECTION, ours, theirs)
             and ours["error"] == 0 != theirs["error"]
-            and instruction(case, ours).startswith(("lcall", "ljmp"))
+            and instruction(case, ours).startswith(FAR)
         ),
         fields("error", "arena"),
     ),
@@ -256,7 +278,7 @@ KNOWN = (
     Known(
         "QEMU copies the parameters of a call gate from the last to the first: it is another that faults",
         lambda case, ours, theirs: (
-            instruction(case, ours).startswith("lcall")
+            instruction(case, ours).startswith(FAR_CALL)
             and ours["eip"] == theirs["eip"]
             and 0 < theirs["cr2"] - ours["cr2"] <= 4 * MOST_PARAMETERS
         ),
