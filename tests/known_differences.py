@@ -344,7 +344,8 @@ KNOWN = (
 STACK_NOT_ACCESSED = (
     "QEMU does not set Accessed in the descriptor of the stack that a return to another ring loads"
 )
-UNDER_A_GLASS = (NEITHER_RF_NOR_EXT, STACK_NOT_ACCESSED)
+RF_KEPT = "QEMU stores an RF that IRET has just loaded in the image that INT n pushes"
+UNDER_A_GLASS = (NEITHER_RF_NOR_EXT, STACK_NOT_ACCESSED, RF_KEPT)
 """What ``explain_memory`` finds."""
 
 
@@ -365,12 +366,17 @@ def explain_memory(region: str, ours: bytes, theirs: bytes) -> str:
             at % 8 == 5 and ours[at] == theirs[at] | 1 for at in range(len(ours)) if ours[at] != theirs[at]
         )
         return STACK_NOT_ACCESSED if all(accessed) else ""
+    reason = NEITHER_RF_NOR_EXT
     for at, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        if mine == other:
+            continue
         # RF is in the third byte of an image of EFLAGS. An error code is followed by EIP, CS and EFLAGS.
         flags = (theirs[at - 2 : at + 2], ours[at + 12 : at + 16], ours[at + 6 : at + 8])
-        if mine != other and not (mine == other | 1 and any(map(flags_image, flags))):
+        if other == mine | 1 and flags_image(ours[at - 2 : at + 2]):
+            reason = RF_KEPT
+        elif not (mine == other | 1 and any(map(flags_image, flags))):
             return ""
-    return NEITHER_RF_NOR_EXT
+    return reason
 
 
 def flags_image(image: bytes) -> bool:
