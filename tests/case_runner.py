@@ -314,6 +314,9 @@ def main() -> int:
         for difference in comparison.batch(first, min(BATCH, end - first)):
             print(difference, flush=True)
             shown += 1
+        if sys.stderr.isatty():
+            done = min(first + BATCH, end) - arguments.first
+            print(f"\r{done:,} of {arguments.count:,} cases", end="", file=sys.stderr, flush=True)
         if shown >= arguments.most:
             break
     print(
