@@ -313,7 +313,9 @@ KNOWN = (
     Known(
         "QEMU lets EMMS run with CR0.TS or EM set",
         lambda case, ours, theirs: (
-            bool(ours["cr0"] & (TS | EM)) and instruction(case, ours).startswith("emms")
+            bool((case.words["cr0"] | ours["cr0"]) & (TS | EM))
+            and holds(case, "emms")
+            and (instruction(case, ours).startswith("emms") or ours["eip"] != theirs["eip"])
         ),
         EVERYTHING,
     ),
