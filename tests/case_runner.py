@@ -220,10 +220,9 @@ class Comparison:
             theirs = there.wait(5 + len(cases) / 100)
         stuck = {who: found.complaint for who, found in (("QEMU", theirs), *here.items()) if found.complaint}
         if stuck and len(cases) > 1:
-            # One of them brings it down: the others still count.
-            reached = min(
-                (found.reached() for found in here.values() if found.complaint), default=len(cases) // 2
-            )
+            # One of them brings it down: the others still count. If it did so with a result, look for it by halves.
+            reached = min((found.reached() for found in here.values() if found.complaint), default=0)
+            reached = reached or len(cases) // 2
             for part in (cases[:reached], cases[reached : reached + 1], cases[reached + 1 :]):
                 if part:
                     yield from self.compare(part, techniques)

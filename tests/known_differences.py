@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import capstone
-from case_ground import CODE, OSFXSR, TF, TS, VM, Case
+from case_ground import CODE, GDT, OSFXSR, TF, TS, TSSS, VM, Case, regions
 
 Result = dict[str, int]
 
@@ -31,6 +31,7 @@ MOST_PARAMETERS = 31
 FRAME = 24
 """Bytes of the largest frame that an event leaves on the stack where it came."""
 
+TABLE = next(contents for name, _, contents in regions() if name == "gdt")
 FAR_CALL = ("lcall", "call ptr")
 FAR = (*FAR_CALL, "ljmp", "jmp ptr")
 """As Capstone writes them."""
@@ -98,6 +99,15 @@ def sets_nw_alone(case: Case) -> bool:
     """Is there a MOV to CR0 of a value, just loaded, with NW set and CD clear?"""
     loaded = re.findall(rb"[\xb8-\xbf](.{4})\x0f\x22", case.code, re.DOTALL)
     return any(int.from_bytes(value, "little") & (NW | CD) == NW for value in loaded)
+
+
+def inner_stack_absent(case: Case) -> bool:
+    """Is the descriptor of ring 0's stack, which the TSS names, not present?"""
+    selector = case.pokes.get(TSSS + 8, 0)
+    at = selector & ~7
+    if not selector & ~3 or selector & 4 or at + 8 > len(TABLE):
+        return False
+    return not case.pokes.get(GDT + at + 4, int.from_bytes(TABLE[at + 4 : at + 8], "little")) & 1 << 15
 
 
 def halves(word: int) -> tuple[int, int]:
@@ -230,6 +240,11 @@ KNOWN = (
             both(DOUBLE_FAULT, ours, theirs) and ours["cr2"] == 0 != theirs["cr2"] and holds(case, *FAR)
         ),
         fields("cr2", "tss"),
+    ),
+    Known(
+        "QEMU raises #TS where the inner stack of an event is not present",
+        lambda case, ours, theirs: case.cpl > 0 and inner_stack_absent(case),
+        EVERYTHING,
     ),
     Known(
         "QEMU looks for TSSs in the LDT too",
