@@ -124,6 +124,10 @@ REGISTERS = ("edi", "esi", "ebp", "ebx", "edx", "ecx", "eax")
 SEGMENTS = ("gs", "fs", "es", "ds")
 
 
+PLACE = ("eip", "cs", "eflags", "esp", "ss", "v86_es", "v86_ds", "v86_fs", "v86_gs")
+"""What IRET loads, and an event stores: at most, in virtual-8086 mode."""
+
+
 @dataclass
 class Case:
     """What guests/batch wants of a case, and what is said of it."""
@@ -140,20 +144,7 @@ class Case:
     kinds: list[str] = field(default_factory=list)
     """Names of the instructions that it is made of."""
 
-    FIELDS = (
-        *SEGMENTS,
-        *REGISTERS,
-        "eip",
-        "cs",
-        "eflags",
-        "esp",
-        "ss",
-        "v86_es",
-        "v86_ds",
-        "v86_fs",
-        "v86_gs",
-    )
-    FIELDS += ("cr0", "cr4", "gdt_limit", "idt_limit", "local")
+    FIELDS = (*SEGMENTS, *REGISTERS, *PLACE, "cr0", "cr4", "gdt_limit", "idt_limit", "local")
 
     def packed(self) -> bytes:
         words = [self.words.get(name, 0) for name in self.FIELDS]

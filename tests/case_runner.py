@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import capstone
-from case_ground import CODE, REGISTERS, Case, regions
+from case_ground import CODE, PLACE, REGISTERS, Case, regions
 from case_maker import CaseMaker
 from known_differences import explain_memory, explanations
 from tern_guest import GUESTS
@@ -38,20 +38,7 @@ ENOUGH = 100_000
 PROCESSOR = "486,family=5,model=8,stepping=0,+tsc,+msr,+cx8,+cmov,+mmx,+fxsr,+sse,+sse2,+pse"
 
 REGIONS = regions()
-NAMES = (
-    "vector",
-    "error",
-    "hidden",
-    "eip",
-    "cs",
-    "eflags",
-    "esp",
-    "ss",
-    "v86_es",
-    "v86_ds",
-    "v86_fs",
-    "v86_gs",
-)
+NAMES = ("vector", "error", "hidden", *PLACE)
 NAMES += (*REGISTERS, "ds_es", "fs_gs", "cr0", "cr2", "cr3", "cr4", "dr6", "dr7")
 NAMES += tuple(name for name, _, _ in REGIONS)
 RESULT = struct.Struct(f"<{len(NAMES)}I{4 * (MOST_REGIONS - len(REGIONS))}x")

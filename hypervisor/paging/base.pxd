@@ -2,7 +2,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from hypervisor.ext.cpu cimport Cpu
 from hypervisor.ext.memory cimport PhysicalMemory
 from hypervisor.paging.physical cimport PhysicalMap
-from hypervisor.paging.walk cimport GuestTables
+from hypervisor.paging.walk cimport GuestTables, Translation
 cimport cython
 
 
@@ -27,6 +27,8 @@ cdef class Paging:
     cpdef put(self, uint64_t slot, uint64_t entry)
     cpdef uint64_t slot_in_use(self, uint32_t address) except? 0xdeadbeef
     cpdef took_back(self, uint32_t frame)
+    cpdef reach(self, uint32_t gva, Translation page, bint write)
+    @cython.locals(page=Translation, hpa="long long")
     cpdef long long host_address(self, uint32_t gva, bint write, bint user) except? -2
     cpdef store_entry(self, uint64_t hpa, uint32_t value)
     cpdef settle(self)
@@ -36,4 +38,4 @@ cdef class Paging:
 
 # What is imported from entries.py and physical.py, as C integers.
 cdef uint64_t ADDRESS
-cdef long long RAM_BASE
+cdef long long NOWHERE, RAM_BASE

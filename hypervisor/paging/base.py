@@ -15,8 +15,8 @@ from hypervisor.ext.cpu import Cpu
 from hypervisor.ext.memory import PhysicalMemory
 from hypervisor.marks import how_many
 from hypervisor.paging.entries import ADDRESS
-from hypervisor.paging.physical import RAM_BASE, PhysicalMap
-from hypervisor.paging.walk import GuestTables
+from hypervisor.paging.physical import NOWHERE, RAM_BASE, PhysicalMap
+from hypervisor.paging.walk import GuestTables, Translation
 
 NO_FRAME = -1
 
@@ -88,10 +88,12 @@ class Paging:
         """A code frame that was lent may hold something else now."""
         raise NotImplementedError
 
-    def host_address(self, gva: int, write: bool, user: bool) -> int:
-        """Where an access of the guest that the monitor carries out goes: a host-physical address, or
-        NOWHERE. Raises GuestFault like the access itself.
-        """
+    def reach(self, gva: int, page: Translation, write: bool) -> None:
+        """The monitor is about to carry out an access to this page of RAM, whose frame is here."""
+        raise NotImplementedError
+
+    def store_unseen(self, frame: int) -> None:
+        """This guest frame is about to be stored to, by whoever does not look what was derived from it."""
         raise NotImplementedError
 
     def forbid_stores(self, frames: bytes | bytearray) -> None:
@@ -142,9 +144,24 @@ class Paging:
         """Somebody will store to guest RAM through ``ram_view`` before the guest runs."""
         self.memory.mark_dirty(gpa, size)
         for frame in range(gpa >> 12, (gpa + size + 4095) >> 12):
-            if self.code[frame]:
-                self.make_data(frame)
-                self.cpu.forget_frame(RAM_BASE + (frame << 12))
+            self.store_unseen(frame)
+
+    # ---------------------------------------------------------------- the monitor's own accesses
+
+    def host_address(self, gva: int, write: bool, user: bool) -> int:
+        """Where an access of the guest that the monitor carries out goes: a host-physical address, or
+        NOWHERE. Raises GuestFault like the access itself.
+        """
+        hpa = self.memory.translate(self.root, gva, write, user)
+        if hpa >= 0:
+            return hpa if hpa >= RAM_BASE else NOWHERE
+        page = self.guest.walk(gva, write, user)
+        hpa = self.physical.hpa(page.gpa)
+        if hpa == NOWHERE:
+            return NOWHERE
+        self.memory.bring_in(hpa)
+        self.reach(gva, page, write)
+        return hpa + (gva & 0xFFF)
 
     # ---------------------------------------------------------------- loans
 

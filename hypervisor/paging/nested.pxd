@@ -18,8 +18,6 @@ cdef class NestedPaging(Paging):
     cpdef make_code(self, uint32_t frame)
     @cython.locals(slot=uint64_t)
     cpdef make_data(self, uint32_t frame)
-    @cython.locals(page=Translation, hpa="long long")
-    cpdef long long host_address(self, uint32_t gva, bint write, bint user) except? -2
 
 # What is imported from entries.py, base.py and physical.py, and constants of the module, as C integers.
 cdef uint64_t PRESENT, USER, WRITABLE, READABLE, STORABLE, CODE

@@ -22,8 +22,8 @@ cdef class ShadowPaging(Paging):
     @cython.locals(old=uint64_t)
     cpdef fill(self, uint64_t slot, uint64_t entry, Translation page, bint write, bint fetch)
     cpdef bint unwatched(self, uint32_t frame) except? -1
-    @cython.locals(page=Translation, hpa="long long", frame=uint32_t)
-    cpdef long long host_address(self, uint32_t gva, bint write, bint user) except? -2
+    @cython.locals(frame=uint32_t, entry=uint64_t)
+    cpdef reach(self, uint32_t gva, Translation page, bint write)
 
 # What is imported from entries.py, base.py and physical.py, and constants of the module, as C integers.
 cdef uint64_t ACCESSED, ADDRESS, DIRTY, NX, PRESENT, USER, WRITABLE, CACHEABLE

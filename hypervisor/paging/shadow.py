@@ -218,15 +218,7 @@ class ShadowPaging(Paging):
 
     # ---------------------------------------------------------------- the monitor's own accesses
 
-    def host_address(self, gva: int, write: bool, user: bool) -> int:
-        hpa = self.memory.translate(self.root, gva, write, user)
-        if hpa >= 0:
-            return hpa if hpa >= RAM_BASE else NOWHERE
-        page = self.guest.walk(gva, write, user)
-        hpa = self.physical.hpa(page.gpa)
-        if hpa == NOWHERE:
-            return NOWHERE
-        self.memory.bring_in(hpa)
+    def reach(self, gva: int, page: Translation, write: bool) -> None:
         frame = page.gpa >> 12
         if write:
             self.memory.about_to_store(frame)
@@ -234,9 +226,9 @@ class ShadowPaging(Paging):
             if self.traced[frame]:
                 # Not filled: then nothing is certain to use this table before the caller has stored.
                 self.exposed.append(frame)
-                return hpa + (gva & 0xFFF)
-        self.fill(self.slot(gva, page.large), hpa | PRESENT | (USER if page.user else 0), page, write, False)
-        return hpa + (gva & 0xFFF)
+                return
+        entry = RAM_BASE + page.gpa | PRESENT | (USER if page.user else 0)
+        self.fill(self.slot(gva, page.large), entry, page, write, False)
 
     def settle(self) -> None:
         if self.exposed:
@@ -246,16 +238,14 @@ class ShadowPaging(Paging):
             self.exposed.clear()
             self.cpu.flush_tlb()
 
-    def about_to_write(self, gpa: int, size: int) -> None:
-        self.memory.mark_dirty(gpa, size)
-        for frame in range(gpa >> 12, (gpa + size + 4095) >> 12):
-            if self.code[frame]:
-                # What it held when it was translated may be gone by now: there is nothing to compare with.
-                self.make_data(frame)
-                del self.translated[frame]
-                self.cpu.forget_frame(RAM_BASE + (frame << 12))
-            if self.traced[frame]:
-                self.exposed.append(frame)
+    def store_unseen(self, frame: int) -> None:
+        if self.code[frame]:
+            # What it held when it was translated may be gone by now: there is nothing to compare with.
+            self.make_data(frame)
+            del self.translated[frame]
+            self.cpu.forget_frame(RAM_BASE + (frame << 12))
+        if self.traced[frame]:
+            self.exposed.append(frame)
 
     def explain(self, gva: int) -> list[tuple[str, int, int]]:
         at = self.root + (gva >> 30) * 8
