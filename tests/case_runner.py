@@ -22,7 +22,7 @@ from pathlib import Path
 import capstone
 from case_ground import CODE, PLACE, REGISTERS, Case, regions
 from case_maker import CaseMaker
-from known_differences import explain_memory, explanations
+from known_differences import explain_hang, explain_memory, explanations
 from tern_guest import GUESTS
 
 from hypervisor.machine import VirtualMachine
@@ -216,7 +216,7 @@ class Comparison:
             return
         if stuck:
             self.fatal += 1
-            if len(stuck) != 1 + len(here):
+            if len(stuck) != 1 + len(here) and not self.explained_hang(cases[0], stuck, here):
                 nothing = dict.fromkeys(NAMES, 0)
                 fields = frozenset(f"{who}: {why}" for who, why in stuck.items())
                 yield Difference(cases[0], ", ".join(here), fields, nothing, nothing)
@@ -231,6 +231,18 @@ class Comparison:
                     )
                     if found is not None and not self.explained_by_memory(found):
                         yield found
+
+    def explained_hang(self, case: Case, stuck: dict[str, str], here: dict[str, Outcomes]) -> bool:
+        """If it ended everywhere but on QEMU: is there a reason?"""
+        if list(stuck) != ["QEMU"]:
+            return False
+        reasons = {
+            explain_hang(case, dict(zip(NAMES, outcome.words(0), strict=True))) for outcome in here.values()
+        }
+        if "" in reasons:
+            return False
+        self.known.update(reasons)
+        return True
 
     def explained_by_memory(self, difference: Difference) -> bool:
         """If only checksums differ: run the case again, and look at what is in memory."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import capstone
-from case_ground import CODE, GDT, OSFXSR, TF, TS, TSSS, VM, Case, regions
+from case_ground import CODE, GDT, LANDING, OSFXSR, PG, TF, TS, TSSS, VM, Case, regions
 
 Result = dict[str, int]
 
@@ -28,6 +28,7 @@ ALWAYS_SET, ALWAYS_CLEAR = 1 << 1, 0xFFC08028
 """Of EFLAGS."""
 NW, CD = 1 << 29, 1 << 30
 MOST_PARAMETERS = 31
+PAGE = 4096
 FRAME = 24
 """Bytes of the largest frame that an event leaves on the stack where it came."""
 
@@ -312,7 +313,9 @@ KNOWN = (
     Known(
         "QEMU enters handlers in ring 1 and 2 from virtual-8086 mode",
         lambda case, ours, theirs: (
-            case.virtual_8086 and not theirs["eflags"] & VM and theirs["cs"] & 3 in (1, 2)
+            (case.virtual_8086 or any(image & VM for image in pushed(case)))
+            and not theirs["eflags"] & VM
+            and theirs["cs"] & 3 in (1, 2)
         ),
         EVERYTHING,
     ),
@@ -394,6 +397,16 @@ def explain_memory(region: str, ours: bytes, theirs: bytes) -> str:
         elif not (mine == other | 1 and any(map(flags_image, flags))):
             return ""
     return reason
+
+
+def explain_hang(case: Case, ours: Result) -> str:
+    """The reason for which a case does not end on QEMU, where it ended so here; or the empty string.
+
+    Without paging nothing keeps faults in the handlers of ring 3 from overwriting these handlers by their own frames.
+    They are executed then, and the frames are not the same.
+    """
+    over_handlers = LANDING <= ours["esp"] < LANDING + PAGE
+    return NEITHER_RF_NOR_EXT if case.cpl == 3 and not ours["cr0"] & PG and over_handlers else ""
 
 
 def flags_image(image: bytes) -> bool:

@@ -2,10 +2,10 @@
  * batch: runs thousands of small experiments that a Multiboot module describes, and tells what came of each.
  *
  * This kernel knows nothing of what is tried. The module holds the image of all memory that matters (descriptor
- * tables, TSSs, stacks, data: its *regions*, of which the first is the page table of low memory) and *cases*: the registers to begin with, and words of
- * memory to change before. For each case the regions are put back, the words changed, and the processor sent
- * there; the first event that comes ends the case, and a *result* is written to RESULTS. At the end all
- * results go out over the serial port, if the module asks for it.
+ * tables, TSSs, stacks, data: its *regions*, of which the first is the page table of low memory) and *cases*:
+ * the registers to begin with, and words of memory to change before. For each case the regions are put back,
+ * the words changed, and the processor sent there; the first event that comes ends the case, and a *result*
+ * is written to RESULTS. At the end all results go out over the serial port, if the module asks for it.
  *
  * RF in the saved EFLAGS and EXT in error codes are cleared in memory and told apart, since QEMU does not set
  * them as the manual says, and no checksum should hang on them.

@@ -3,8 +3,7 @@
  * own tables and its own flags. On a processor of its own every line is true. A kernel that was moved to
  * ring 1 gets no exception, and another answer.
  */
-        .set    MAGIC, 0x1badb002
-        .set    FLAGS, 0x3
+#include "kit.inc"
         .set    IF, 0x200
         .set    IOPL, 0x3000
         .set    ZF, 0x40
@@ -15,11 +14,7 @@
         .set    TSS, 0x20
         .set    GATE, 0x28
 
-        .section .multiboot, "a"
-        .balign 4
-        .long   MAGIC, FLAGS, -(MAGIC + FLAGS)
-
-        .text
+        multiboot_header
 /* Print a name, and EAX in hexadecimal. */
         .macro  tell name
         call    report

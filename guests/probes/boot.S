@@ -1,21 +1,12 @@
 /* From the Multiboot loader to main, and the stubs of the sixteen interrupts. */
-        .set    MAGIC, 0x1badb002
-        .set    FLAGS, 0x3
-
-        .section .multiboot, "a"
-        .balign 4
-        .long   MAGIC, FLAGS, -(MAGIC + FLAGS)
-
-        .text
+#include "kit.inc"
+        multiboot_header
         .globl  start
 start:  cli
         movl    $stack_top, %esp
         lgdt    gdt_pointer
         ljmp    $0x08, $1f
-1:      movw    $0x10, %ax
-        movw    %ax, %ds
-        movw    %ax, %es
-        movw    %ax, %ss
+1:      load_data_segments 0x10
         movl    $stubs, %eax
         movl    $idt + 0x20 * 8, %edi
         movl    $16, %ecx
@@ -30,12 +21,7 @@ start:  cli
         loop    2b
         lidt    idt_pointer
         call    main
-        movw    $0xf4, %dx                      /* isa-debug-exit */
-        xorl    %eax, %eax
-        outl    %eax, %dx
-3:      cli
-        hlt
-        jmp     3b
+        leave_machine
 
         .balign 16
 stubs:
