@@ -11,17 +11,15 @@ and ``release``, which any thread may call at any time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from hypervisor import images
-from hypervisor.boot import linux
 from hypervisor.boot.entry import Entry
-from hypervisor.boot.multiboot import Loader, read_image
+from hypervisor.boot.kernel import Kernel, Module
+from hypervisor.console import Awaited, Console
 from hypervisor.devices.disk import Disks
 from hypervisor.devices.image import DiskFile
 from hypervisor.devices.isa_pc import IsaPc
@@ -36,7 +34,6 @@ from hypervisor.errors import (
 )
 from hypervisor.ext.cpu import Cpu
 from hypervisor.ext.memory import PhysicalMemory
-from hypervisor.ext.pages import classify
 from hypervisor.hardware.x86 import CR0_PE, CS
 from hypervisor.inspect import Inspection
 from hypervisor.monitor.clock import VirtualClock
@@ -52,8 +49,9 @@ from hypervisor.paging.dirty import DirtyLog
 from hypervisor.paging.forms import DEFAULT_FORM, FORMS, NESTED, forms_for
 from hypervisor.paging.physical import PhysicalMap
 from hypervisor.state.cpu import capture_cpu, check_cpu, restore_cpu
+from hypervisor.state.digest import digest, digests
 from hypervisor.state.journal import Input, Journal, Moment
-from hypervisor.state.model import ClockState, MachineConfig, MachineState, encode
+from hypervisor.state.model import ClockState, MachineConfig, MachineState
 from hypervisor.techniques import TECHNIQUES, technique
 
 T = TypeVar("T")
@@ -64,43 +62,6 @@ MAXIMUM_MEMORY = 3 << 30
 FLAT_CODE = 0x00CF9B00
 FLAT_DATA = 0x00CF9300
 FPU_AFTER_RESET = b"\x7f\x03" + bytes(22) + b"\x80\x1f\x00\x00\xff\xff\x00\x00" + bytes(480)
-
-
-class Console:
-    """The other end of COM1's cable. ``output`` is all that the guest has sent since this monitor has it."""
-
-    def __init__(self, vm: VirtualMachine) -> None:
-        self._vm = vm
-        self.output = bytearray()
-        self._inbox: list[bytes] = []
-
-    def send(self, data: bytes) -> None:
-        """Type something; from any thread. It arrives at the instruction that the guest is just at."""
-        self._inbox.append(bytes(data))
-        self._vm.nudge()
-
-    def take(self) -> bytes:
-        """What was typed since the last call."""
-        taken = []
-        while self._inbox:
-            taken.append(self._inbox.pop(0))
-        return b"".join(taken)
-
-
-class Awaited:
-    """A text that somebody waits for in the console's output, from a place on."""
-
-    def __init__(self, text: bytes, start: int) -> None:
-        self.text = text
-        self._searched = start
-        """No occurrence begins before this place."""
-
-    def came(self, output: bytearray) -> bool:
-        """Is it there? To be asked each time that the output has grown."""
-        if output.find(self.text, self._searched) >= 0:
-            return True
-        self._searched = max(self._searched, len(output) - len(self.text) + 1)
-        return False
 
 
 class Snapshot:
@@ -147,7 +108,7 @@ class VirtualMachine(Inspection):
         """What ``run_until`` waits for."""
         self._failure: HypervisorError | None = None
         """Why the machine is no guest's any more, if so."""
-        self.console = Console(self)
+        self.console = Console(self.nudge)
         self.memory = PhysicalMemory(config.memory)
         self.absent = AbsentFrames(self.memory)
         """Which frames of RAM are not here yet, and how they come."""
@@ -196,7 +157,7 @@ class VirtualMachine(Inspection):
         technique: str = "trap",
         clock: str = "exact",
         append: str = "",
-        modules: Iterable[str | Path | tuple[str | Path, str]] = (),
+        modules: Iterable[Module] = (),
         disks: Iterable[DiskFile | Path | str] = (),
         paging: str = DEFAULT_FORM,
         initrd: str | Path | None = None,
@@ -207,28 +168,14 @@ class VirtualMachine(Inspection):
         ``append`` the kernel's command line, ``modules`` files, or pairs of file and command line (Multiboot),
         ``initrd`` the file of the initial RAM disk (Linux), ``disks`` up to two raw images (see
         ``devices.disk`` for what becomes of changes), ``paging`` the form of paging (``traced``, ``lazy``, or
-        ``nested`` with the technique ``guest``: no part of the machine's state). Raises ImageError, HostError or UsageError.
+        ``nested`` with the technique ``guest``: no part of the machine's state). Raises ImageError, HostError or
+        UsageError.
         """
-        image = images.find(str(image))
-        data = read_image(image)
-        if linux.is_kernel(data) and modules:
-            raise UsageError(f"{image.name}: a Linux kernel takes no modules but an initial RAM disk")
-        if initrd is not None and not linux.is_kernel(data):
-            raise UsageError(f"{image.name}: only a Linux kernel takes an initial RAM disk")
-        loaded = []
-        for module in modules:
-            path, words = module if isinstance(module, tuple) else (module, "")
-            path = Path(path)
-            loaded.append((f"{path.name} {words}".strip(), read_image(path)))
+        kernel = Kernel.read(image, append, modules, initrd)
         vm = cls(MachineConfig(memory, technique, clock), disks, paging)
         try:
             vm.disks.hold()
-            if linux.is_kernel(data):
-                ramdisk = b"" if initrd is None else read_image(Path(initrd))
-                vm.enter_kernel(linux.load(vm.ram, image.name, data, append, ramdisk))
-            else:
-                loader = Loader(vm.ram, vm.physical.regions())
-                vm.enter_kernel(loader.load(image.name, data, append, loaded))
+            vm.enter_kernel(kernel.load(vm.ram, vm.physical.regions()))
         except BaseException:
             vm.close()
             raise
@@ -622,32 +569,12 @@ class VirtualMachine(Inspection):
         self.restore(snapshot.state)
 
     def digest(self) -> str:
-        """One number for everything that a guest could ever observe: two machines with the same digest
-        cannot be told apart from inside. Which machine it is, and under which technique, is not part of it.
-        """
-        state = self.capture()
-        whole = hashlib.blake2b(digest_size=16)
-        for part in (state.cpu, state.clock):
-            whole.update(encode(part))
-        for name in sorted(state.devices):
-            whole.update(name.encode() + encode(state.devices[name]))
-        for disk in self.disks.list:
-            whole.update(disk.contents().encode())
-        present = classify(self.ram)
-        whole.update(present)
-        for byte, bits in enumerate(present):
-            if bits:
-                # Pages that are all zero are in the bitmap already.
-                whole.update(self.ram[byte << 15 : (byte + 1) << 15])
-        return whole.hexdigest()
+        """One number for all that the guest could ever observe: see ``state.digest``."""
+        return digest(self.capture(), self.ram, self.disks.list)
 
     def state_digest(self) -> dict[str, str]:
         """The digest of each component, to find out where two machines differ."""
-        state = self.capture()
-        parts = {"cpu": encode(state.cpu), "clock": encode(state.clock), "ram": bytes(self.ram)}
-        parts.update({f"device {name}": encode(device) for name, device in state.devices.items()})
-        parts.update({f"disk {disk.index}": disk.contents().encode() for disk in self.disks.list})
-        return {name: hashlib.blake2b(data, digest_size=8).hexdigest() for name, data in parts.items()}
+        return digests(self.capture(), self.ram, self.disks.list)
 
 
 __all__ = ["AddressError", "Console", "Snapshot", "Stop", "VirtualMachine"]

@@ -10,12 +10,25 @@ import time
 
 import pytest
 from far_ram import FarRam
-from guests_kit import DIRECTORY, GDT, HANDLERS, IDT, KERNEL_STACK, TABLE, TSS, USER_CODE
+from guests_kit import (
+    DIRECTORY,
+    GDT,
+    HANDLERS,
+    IDT,
+    KERNEL_STACK,
+    POINTERS,
+    TABLE,
+    TSS,
+    USER_CODE,
+    USER_STACK,
+    load,
+    machine,
+    put,
+)
 from live_move import Runner
 from port_script import build_kernel
+from rewriting_guest import MEMORY, Program
 from scripted_guest import LAST, Reference, advance, boot, moments, straight
-from test_hostile_guests import POINTERS, USER_STACK, load, machine, put
-from test_paging_forms import MEMORY, Program
 
 from hypervisor.errors import FramesLostError, HostError
 from hypervisor.machine import VirtualMachine

@@ -7,14 +7,13 @@ import os
 import random
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from full_disk import files_limited_to
 from live_move import Runner
 from scripted_guest import difference
-from tern_disk import ternfs
 from tern_guest import build
-from test_stream_files import files_limited_to
+from working_guests import CHURN, DIRTY, MEMORY, SELFTEST, Work, boot, empty_disk
 
 from hypervisor.cli import main as cli
 from hypervisor.errors import HostError, StateError, UsageError
@@ -23,31 +22,10 @@ from hypervisor.repl import machines
 from hypervisor.state import files
 from hypervisor.state.checkpoint import Checkpoints
 
-MEMORY = 16 << 20
-
-
-class Work(NamedTuple):
-    """What a guest does, and up to where that is looked at."""
-
-    command_line: str
-    start: int
-    end: int
-
-
-SELFTEST = Work('quiet run="selftest; poweroff"', 1_000_000, 70_000_000)
-DIRTY = Work('quiet run="dirty 25600 2000"', 1_000_000, 20_000_000)
-CHURN = Work('quiet run="churn 1000000"', 1_000_000, 12_000_000)
-
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.write_bytes(ternfs.Disk.make(1024, 64).data)
-    return path
-
-
-def boot(work: Work, disk: Path) -> VirtualMachine:
-    return VirtualMachine.boot(build(), memory=MEMORY, append=work.command_line, disks=[disk])
+    return empty_disk(tmp_path)
 
 
 def load(path: Path, disk: Path) -> VirtualMachine:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_live_migration import DIRTY, SELFTEST, Work, boot, check, empty_disk
+from working_guests import DIRTY, SELFTEST, Work, boot, check, empty_disk
 
 from hypervisor.devices.image import DiskFile
 from hypervisor.errors import FramesLostError, StateError

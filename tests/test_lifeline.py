@@ -11,9 +11,9 @@ from typing import Self
 
 import pytest
 from faulty_link import FaultyLink
+from killing import Killer, in_child, kill_points, killed
+from live_move import Reluctant
 from scripted_guest import Reference, advance, boot
-from test_migration_handover import Killer, in_child, kill_points, killed
-from test_postcopy import Reluctant
 
 from hypervisor.errors import HypervisorError
 from hypervisor.machine import VirtualMachine

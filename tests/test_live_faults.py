@@ -11,18 +11,16 @@ import contextlib
 import functools
 import os
 import re
-import socket
-import struct
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import pytest
+from breaking_link import KINDS, STREAM, Point, broken
 from killing import EVERY_MESSAGE, Killer, in_child, kill_points, killed
-from live_move import Runner
+from live_move import Destination, Runner
 from scripted_guest import difference
 from tern_disk import assert_churned, small_disk
 from tern_guest import build
@@ -40,9 +38,6 @@ from hypervisor.migration import (
     UnsettledError,
     send,
 )
-from hypervisor.migration import destination as destination_module
-from hypervisor.migration import source as source_module
-from hypervisor.migration.channel import Acceptor, Channel, connect
 from hypervisor.migration.policy import FixedRounds
 from hypervisor.migration.postcopy import Mode
 
@@ -58,10 +53,6 @@ PATIENT = Timeouts(connect=20, message=20, settle=0)
 HASTY = Timeouts(connect=20, message=2, settle=0)
 POLICY = FixedRounds(2)
 MODES = pytest.mark.parametrize("mode", ["precopy", "postcopy", "hybrid"])
-STREAM = "stream"
-ANYTHING = "anything"
-KINDS = ["cut", "reset", pytest.param("stall", marks=pytest.mark.soak)]
-"""How a link breaks. A stall takes as long as the peers' patience."""
 
 
 @functools.cache
@@ -89,104 +80,6 @@ def assert_unharmed(vm: VirtualMachine) -> None:
 
 
 # ------------------------------------------------------------------------------------------ the link
-
-
-class Point(NamedTuple):
-    """Where a link breaks: in the n-th message of a kind, in the n-th piece of the stream, or in the n-th of all."""
-
-    said: str
-    number: int = 1
-
-
-class BreakingChannel(Channel):
-    """Breaks in the middle of what this side says at a point; everything before it has gone."""
-
-    def __init__(self, channel: Channel, point: Point, kind: str) -> None:
-        self.__dict__ = channel.__dict__
-        self.point = point
-        self.kind = kind
-        self.left = point.number
-        self.saying = STREAM
-        self.silent = False
-
-    def send(self, message: Any) -> None:
-        self.saying = type(message).__name__
-        try:
-            super().send(message)
-        finally:
-            self.saying = STREAM
-
-    def write(self, data: Any) -> None:
-        if self.silent:
-            return
-        meant = self.point.said in (self.saying, ANYTHING)
-        self.left -= meant
-        if self.left or not meant:
-            super().write(data)
-            return
-        super().write(memoryview(data)[: len(data) // 2])
-        if self.kind == "stall":
-            self.silent = True  # the connection stays open, and nothing comes any more
-            return
-        if self.kind == "reset":
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._socket.close()
-            raise LinkError("the connection was reset")
-        self.interrupt()
-        raise LinkError("the connection was cut")
-
-
-class Destination:
-    """A listener that receives in a thread, and the machines that it made."""
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self.made: list[VirtualMachine] = []
-        self.arrived: VirtualMachine | None = None
-        self.listener = Listener("tcp::0", timeouts=timeouts)
-        self._thread = threading.Thread(target=self._receive)
-        self._thread.start()
-
-    def _receive(self) -> None:
-        with contextlib.suppress(MigrationError):
-            self.arrived = self.listener.receive(self._make, timeout=60)
-
-    def _make(self, config) -> VirtualMachine:
-        self.made.append(VirtualMachine.create(config))
-        return self.made[-1]
-
-    def join(self) -> VirtualMachine | None:
-        self._thread.join()
-        return self.arrived
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.listener.close()
-        self._thread.join()
-        for vm in self.made:
-            vm.close()
-
-
-@contextlib.contextmanager
-def broken(monkeypatch: pytest.MonkeyPatch, side: str, point: Point, kind: str) -> Iterator[None]:
-    """One side's first connection breaks."""
-    fresh = iter([True])
-    accept = Acceptor.accept
-
-    def breaking(channel: Channel | None) -> Channel | None:
-        return (
-            BreakingChannel(channel, point, kind) if channel is not None and next(fresh, False) else channel
-        )
-
-    with monkeypatch.context() as patch:
-        if side == "source":
-            patch.setattr(source_module, "connect", lambda *args: breaking(connect(*args)))
-        else:
-            patch.setattr(
-                destination_module.Acceptor, "accept", lambda self, timeout: breaking(accept(self, timeout))
-            )
-        yield
 
 
 def move_over_a_broken_link(monkeypatch: pytest.MonkeyPatch, side: str, point: Point, kind: str) -> str:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-import threading
-from typing import Self
 
 import pytest
 from faulty_link import Direction, Fault, FaultyLink
+from live_move import Destination
 from other_monitor import OtherMonitor
 from scripted_guest import Reference, advance, boot
 
-from hypervisor.errors import HypervisorError, MigrationError
+from hypervisor.errors import HypervisorError
 from hypervisor.machine import VirtualMachine
 from hypervisor.migration import (
     Address,
     Departure,
     LinkError,
-    Listener,
     SendError,
     Timeouts,
     UnsettledError,
@@ -34,40 +32,6 @@ TO_SOURCE: Direction = "to source"
 @functools.cache
 def reference() -> Reference:
     return Reference([MOVE, END])
-
-
-class Destination:
-    """A listener that receives in a thread, and the machines that it made."""
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self.made: list[VirtualMachine] = []
-        self.arrived: VirtualMachine | None = None
-        self.listener = Listener("tcp::0", timeouts=timeouts)
-        self._thread = threading.Thread(target=self._receive)
-        self._thread.start()
-
-    def _receive(self) -> None:
-        try:
-            self.arrived = self.listener.receive(self._make, timeout=60)
-        except MigrationError:
-            self.arrived = None
-
-    def _make(self, config) -> VirtualMachine:
-        self.made.append(VirtualMachine.create(config))
-        return self.made[-1]
-
-    def join(self) -> VirtualMachine | None:
-        self._thread.join()
-        return self.arrived
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.listener.close()
-        self._thread.join()
-        for vm in self.made:
-            vm.close()
 
 
 def cannot_run(vm: VirtualMachine) -> bool:

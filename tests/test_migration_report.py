@@ -16,7 +16,7 @@ from scripted_guest import boot
 from hypervisor.cli import main as cli
 from hypervisor.errors import HostError, StateError
 from hypervisor.machine import VirtualMachine
-from hypervisor.migration import Listener, Report, send
+from hypervisor.migration import Listener, Report, SendError, send
 from hypervisor.migration.plot import svg
 from hypervisor.migration.policy import FixedRounds, PreCopyPolicy
 from hypervisor.migration.recorder import heat
@@ -216,3 +216,76 @@ def test_the_policy_is_shown_and_set() -> None:
         assert say(wrong).startswith("error: ")
         assert say(wrong).count("\n") == 1
     assert prompt.policy == PreCopyPolicy(downtime_limit=0.005)
+
+
+def test_the_report_speaks_qemus_language() -> None:
+    ledger = Ledger()
+    seen: list[tuple[int, int]] = []
+    report = Report()
+    there = Report()
+    with Listener("tcp::0", timeouts=PATIENT) as listener:
+        thread = threading.Thread(
+            target=lambda: listener.receive(
+                lambda config: OwnedMachine(config, ledger, "there"), report=there
+            )
+        )
+        thread.start()
+        answer = send(
+            source_machine(ledger),
+            listener.address,
+            policy=FixedRounds(2),
+            report=report,
+            progress=lambda *call: seen.append(call),
+        )
+        thread.join()
+    assert answer is report
+    assert seen[-1] == (1 << 20, 1 << 20)
+    plain = msgspec.json.decode(report.to_json())
+    assert plain["status"] == "completed"
+    assert {"total-time", "downtime", "setup-time", "ram", "phases"} <= plain.keys()
+    assert plain["ram"]["total"] == 1 << 20
+    # All pages, of which six are full; what was written to during each round, and until the guest stopped,
+    # of that two pages as deltas against what they were a round before.
+    assert (plain["ram"]["duplicate"], plain["ram"]["normal"]) == (250, 6 + 3 + 2)
+    assert plain["xbzrle-cache"]["pages"] == 2
+    assert plain["rounds"][1]["encodings"] == {
+        "zero": 0,
+        "normal": 3,
+        "delta": 0,
+        "copied": 0,
+        "unchanged": 0,
+    }
+    assert sum(plain["rounds"][0]["heat"]) == 3
+    assert plain["rounds"][0]["heat"][5] == plain["rounds"][0]["heat"][255] == 1
+    assert plain["ram"]["precopy-bytes"] + plain["ram"]["downtime-bytes"] == plain["ram"]["transferred"]
+    assert list(plain["downtime-parts"]) == [*Part]
+    assert sum(plain["downtime-parts"].values()) == pytest.approx(plain["downtime"], abs=5)
+    assert plain["ram"]["normal-bytes"] == 11 * 4096 < plain["ram"]["transferred"]
+    assert [one["pages"] for one in plain["rounds"]] == [256, 3]
+    assert [one["dirty-pages"] for one in plain["rounds"]] == [3, 3]
+    assert plain["stop-reason"] == "2 rounds were asked for"
+    assert plain["ram"]["dirty-sync-count"] == 3
+    assert plain["ram"]["remaining"] == 0
+    assert plain["total-time"] >= plain["downtime"] > 0
+    assert list(plain["phases"]) == [
+        "setup",
+        "configuration",
+        "memory",
+        "stop",
+        "final-state",
+        "prepared",
+        "commit",
+    ]
+    assert there.status == "completed"
+    assert (there.ram.normal, there.xbzrle_cache.pages) == (11, 2)
+    assert there.ram.dirty_sync_count == 3
+
+
+def test_the_report_of_a_failure_says_why() -> None:
+    report = Report()
+    with Listener("tcp::0") as listener:
+        address = listener.address
+    with pytest.raises(SendError):
+        send(source_machine(Ledger()), address, report=report)
+    assert report.status == "failed"
+    assert "refused" in str(report.error_desc)

@@ -10,34 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from live_move import PATIENT, Runner
-from test_live_migration import DIRTY, MEANWHILE, SELFTEST, Work, boot, check, empty_disk
+from live_move import PATIENT, Reluctant, Runner
+from working_guests import DIRTY, MEANWHILE, SELFTEST, Work, boot, check, empty_disk
 
 from hypervisor.machine import VirtualMachine
 from hypervisor.migration import Listener, Report, send
 from hypervisor.migration.postcopy import Mode
-from hypervisor.migration.prepaging import Ascending, Bubbling, PrePaging, Stretch
+from hypervisor.migration.prepaging import Ascending, Bubbling, PrePaging
 
 MOVING: list[Mode] = ["postcopy", "hybrid"]
-
-
-class Reluctant:
-    """Slow at first, and begins with what is least likely to be needed: nearly all pages must be asked for."""
-
-    def __init__(self) -> None:
-        self._slow = 150
-        self._asked = False
-
-    def asked(self, page: int) -> None:
-        self._asked = True
-
-    def push(self, owed: bytearray) -> Stretch:
-        last = owed.rfind(1)
-        if not self._slow:
-            return Ascending().push(owed)
-        self._slow -= self._asked  # however long the guest takes to start
-        time.sleep(0.002)
-        return Stretch(last, last + 1)
 
 
 ORDERS: list[Callable[[], PrePaging]] = [Bubbling, Ascending, Reluctant]

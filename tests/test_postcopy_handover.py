@@ -10,18 +10,11 @@ from itertools import pairwise
 from typing import Literal
 
 import pytest
+from breaking_link import ANYTHING, KINDS, Point, broken
 from faulty_link import Direction, Fault, FaultyLink
+from handover import HASTY, PATIENT, Destination
+from killing import Killer, in_child, kill_points, killed
 from owned_machine import Ledger, OwnedMachine, source_machine
-from test_live_faults import ANYTHING, KINDS, Point, broken
-from test_migration_handover import (
-    HASTY,
-    PATIENT,
-    Destination,
-    Killer,
-    in_child,
-    kill_points,
-    killed,
-)
 
 from hypervisor.errors import MigrationError
 from hypervisor.migration import (

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from full_disk import files_limited_to
 from state_samples import MEMORY, sample_ram, sample_state, to_bytes
 
 from hypervisor.errors import HostError, StateError
@@ -33,17 +31,6 @@ class Machine:
     def capture(self):
         self.captured += 1
         return sample_state()
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """The kernel refuses to let a file grow beyond ``size``: as good as a full disk, and needs no root."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_machine_comes_back_from_a_file(tmp_path: Path) -> None:

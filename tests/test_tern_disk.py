@@ -16,7 +16,7 @@ import pytest
 from bad_disks import BAD
 from tern_disk import SECTOR, Write, assert_churned, churned_until_killed, drive, small_disk, ternfs, writes
 from tern_guest import build, qemu_command, run_on_qemu
-from test_tern_selftest import SESSION, WITH_DISK, assert_passed
+from tern_selftest import SESSION, WITH_DISK, assert_passed
 
 from hypervisor.bench._tern_disk import make_disk
 from hypervisor.devices.image import DiskFile

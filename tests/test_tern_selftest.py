@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from tern_disk import ternfs
 from tern_guest import Run, build, exit_status, run_on_qemu
+from tern_selftest import SESSION, WITH_DISK, WITHOUT_DISK, assert_passed
 
 from hypervisor.machine import VirtualMachine
 from hypervisor.migration import Listener, send
@@ -24,25 +24,6 @@ def run_here(typed: str, clock: str = "exact", disks: Iterable[Path] = ()) -> Ru
         stop = vm.run(instructions=LIMIT) if clock == "exact" else vm.run()
         assert stop.reason == "exit", (stop, bytes(vm.console.output[-500:]))
         return Run(bytes(vm.console.output), exit_status(stop.status))
-
-
-def results(run: Run) -> dict[str, str]:
-    """Check -> what was printed about it."""
-    return dict(re.findall(r"^([a-z-]+): (ok|skipped.*|FAILED.*)$", "\n".join(run.lines), re.MULTILINE))
-
-
-def assert_passed(run: Run, skipped: Counter[str]) -> None:
-    told = results(run)
-    assert {name: answer for name, answer in told.items() if answer.startswith("FAILED")} == {}
-    assert Counter(answer for answer in told.values() if answer != "ok") == skipped
-    assert list(told.values()).count("ok") >= 60
-    assert "ALL TESTS PASSED" in run.lines
-    assert run.lines[-3:-1] == ["0", "tern$ poweroff"]
-
-
-SESSION = "selftest\necho $?\npoweroff\n"
-WITH_DISK = Counter({"skipped: no fxsr option": 1})
-WITHOUT_DISK = Counter({"skipped: no disk": 15, "skipped: no fxsr option": 1})
 
 
 @pytest.mark.qemu
