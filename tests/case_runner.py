@@ -250,7 +250,9 @@ class Comparison:
             return False
         ours, theirs = memories(difference.case, difference.technique)
         reasons = (
-            {explain_memory(name, ours[name], theirs[name]) for name in difference.fields} if ours else {""}
+            {explain_memory(difference.case, name, ours[name], theirs[name]) for name in difference.fields}
+            if ours
+            else {""}
         )
         if "" in reasons:
             return False

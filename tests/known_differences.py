@@ -7,6 +7,7 @@ The same list is a table in tutorials/what-traps.md.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,8 +28,9 @@ EM = 1 << 2
 ALWAYS_SET, ALWAYS_CLEAR = 1 << 1, 0xFFC08028
 """Of EFLAGS."""
 NW, CD = 1 << 29, 1 << 30
-MOST_PARAMETERS = 31
 PAGE = 4096
+USER = 4
+"""Of a page fault's error code: it came in ring 3."""
 FRAME = 24
 """Bytes of the largest frame that an event leaves on the stack where it came."""
 
@@ -119,18 +121,25 @@ def both(vector: int, ours: Result, theirs: Result) -> bool:
     return ours["vector"] == theirs["vector"] == vector
 
 
+def segment_base(selector: int) -> int:
+    """Of a segment that every case has in its GDT."""
+    at = selector & ~7
+    if selector & 4 or not 0 < at < len(TABLE):
+        return 0
+    low, high = struct.unpack_from("<II", TABLE, at)
+    return int(low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000)
+
+
 def on_user_stack(case: Case, ours: Result) -> bool:
     """Did the frame of an event not find room on the stack of ring 3, where its handler runs?"""
-    return (
-        case.cpl == 3
-        and ours["vector"] == PAGE_FAULT
-        and ours["error"] & 6 == 6
-        and bool(ours["hidden"] & 1)
-        and 0 < ours["esp"] - ours["cr2"] & 0xFFFF <= FRAME
-    )
+    below = segment_base(ours["ss"]) + ours["esp"] - ours["cr2"]
+    fault = ours["vector"] == PAGE_FAULT and ours["error"] & 6 == 6 and bool(ours["hidden"] & 1)
+    return case.cpl == 3 and 0 < below & 0xFFFF <= FRAME and (fault or ours["vector"] == DOUBLE_FAULT)
 
 
 NEITHER_RF_NOR_EXT = "QEMU sets neither RF in the EFLAGS that a fault saves, nor EXT in error codes"
+
+SUPERVISORS_CALL = "QEMU reads and writes the stacks of a far CALL in ring 3 as a supervisor"
 
 KNOWN = (
     Known(NEITHER_RF_NOR_EXT, only("hidden", 3), fields("hidden")),
@@ -204,7 +213,11 @@ KNOWN = (
         "QEMU ignores a LOCK prefix before most instructions that cannot have one",
         lambda case, ours, theirs: (
             0xF0 in (byte(case, ours), byte(case, ours, 1))
-            or ("undefined" in case.kinds and b"\xf0" in case.code and ours["eip"] != theirs["eip"])
+            or (
+                "undefined" in case.kinds
+                and b"\xf0" in case.code
+                and (ours["eip"] != theirs["eip"] or not 0 <= place(ours) < len(case.code))
+            )
         ),
         EVERYTHING,
     ),
@@ -214,13 +227,16 @@ KNOWN = (
         EVERYTHING,
     ),
     Known(
-        "QEMU loses the arithmetic flags when the store of an RCL, RCR or SETcc faults",
+        "QEMU loses the flags when the store of an RCL, RCR or SETcc faults",
         lambda case, ours, theirs: (
-            not (ours["eflags"] ^ theirs["eflags"]) & ~ARITHMETIC
-            and ours["eip"] == theirs["eip"]
+            ours["eip"] == theirs["eip"]
             and holds(case, "rcl", "rcr", "set")
             and (
-                instruction(case, ours).startswith(("rcl", "rcr", "set")) or ours["cr2"] == theirs["cr2"] != 0
+                instruction(case, ours).startswith(("rcl", "rcr", "set"))
+                or (
+                    ours["cr2"] == theirs["cr2"] != 0
+                    and not (ours["eflags"] ^ theirs["eflags"]) & ~ARITHMETIC
+                )
             )
         ),
         fields("eflags", "arena", "tss"),
@@ -257,7 +273,7 @@ KNOWN = (
         EVERYTHING,
     ),
     Known(
-        "QEMU pushes for a far CALL in ring 3 as a supervisor",
+        SUPERVISORS_CALL,
         lambda case, ours, theirs: (
             case.cpl == 3
             and holds(case, *FAR_CALL)
@@ -292,15 +308,6 @@ KNOWN = (
         fields("fs_gs", "arena"),
     ),
     Known(
-        "QEMU copies the parameters of a call gate from the last to the first: it is another that faults",
-        lambda case, ours, theirs: (
-            instruction(case, ours).startswith(FAR_CALL)
-            and ours["eip"] == theirs["eip"]
-            and 0 < theirs["cr2"] - ours["cr2"] <= 4 * MOST_PARAMETERS
-        ),
-        fields("cr2", "error"),
-    ),
-    Known(
         "QEMU stores the limit before the base that SGDT or SIDT cannot store; here it is all or nothing",
         lambda case, ours, theirs: (
             "table_register" in case.kinds
@@ -324,7 +331,7 @@ KNOWN = (
         lambda case, ours, theirs: (
             (both(PAGE_FAULT, ours, theirs) and only("error", 4)(case, ours, theirs))
             or (case.cpl == 3 and ours["vector"] == DOUBLE_FAULT and theirs["vector"] != DOUBLE_FAULT)
-            or (on_user_stack(case, ours) and theirs["vector"] != PAGE_FAULT)
+            or (on_user_stack(case, ours) and theirs["cr2"] != ours["cr2"])
         ),
         EVERYTHING,
     ),
@@ -365,7 +372,7 @@ STACK_NOT_ACCESSED = (
     "QEMU does not set Accessed in the descriptor of the stack that a return to another ring loads"
 )
 RF_KEPT = "QEMU stores an RF that IRET has just loaded in the image that INT n pushes"
-UNDER_A_GLASS = (NEITHER_RF_NOR_EXT, STACK_NOT_ACCESSED, RF_KEPT)
+UNDER_A_GLASS = (NEITHER_RF_NOR_EXT, STACK_NOT_ACCESSED, RF_KEPT, SUPERVISORS_CALL)
 """What ``explain_memory`` finds."""
 
 
@@ -376,7 +383,7 @@ def explanations(case: Case, ours: Result, theirs: Result) -> Iterator[tuple[str
             yield known.reason, frozenset(ours) if known.fields is EVERYTHING else known.fields
 
 
-def explain_memory(region: str, ours: bytes, theirs: bytes) -> str:
+def explain_memory(case: Case, region: str, ours: bytes, theirs: bytes) -> str:
     """The reason for which a region of memory differs, looked at byte by byte; or the empty string.
 
     A handler in the case's own ring leaves the frame of its event there.
@@ -394,6 +401,10 @@ def explain_memory(region: str, ours: bytes, theirs: bytes) -> str:
         flags = (theirs[at - 2 : at + 2], ours[at + 12 : at + 16], ours[at + 6 : at + 8])
         if other == mine | 1 and flags_image(ours[at - 2 : at + 2]):
             reason = RF_KEPT
+        elif (
+            mine == other | USER and any(map(flags_image, flags)) and case.cpl == 3 and holds(case, *FAR_CALL)
+        ):
+            reason = SUPERVISORS_CALL
         elif not (mine == other | 1 and any(map(flags_image, flags))):
             return ""
     return reason

@@ -22,8 +22,10 @@ from tern_guest import build
 from hypervisor.techniques import TECHNIQUES
 
 MILLION = 1_000_000
-RARE = [20045398, 30077112, 30085664]
-"""Seeds that a million cases found last: virtual-8086 mode entered on the way, handlers that their frames overwrite."""
+RARE = [20045398, 20252444, 30077112, 30085664, 30235271, 30257605, 30262295, 30326897]
+"""Seeds of what a million cases show once or twice: virtual-8086 mode entered on the way, handlers that frames of
+events overwrite, faults in handlers of ring 3, stacks that overlap when a call gate copies its parameters.
+"""
 PAGE = Path(__file__).parents[1] / "tutorials" / "what-traps.md"
 
 

@@ -9,6 +9,7 @@ cdef class Stack:
     cdef public uint32_t mask
     cdef public bint user
     cpdef push(self, uint32_t size, uint32_t value)
+    cpdef uint32_t peek(self, uint32_t depth, uint32_t size) except? 0xdeadbeef
     cpdef uint32_t pop(self, uint32_t size) except? 0xdeadbeef
     cpdef skip(self, uint32_t count)
 

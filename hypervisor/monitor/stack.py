@@ -24,8 +24,12 @@ class Stack:
         self.offset = self.offset & ~self.mask | (self.offset - size) & self.mask
         self.v.store(self.base + (self.offset & self.mask), size, value, self.user)
 
+    def peek(self, depth: int, size: int) -> int:
+        """What lies so many bytes above the top."""
+        return self.v.load(self.base + (self.offset + depth & self.mask), size, self.user)
+
     def pop(self, size: int) -> int:
-        value = self.v.load(self.base + (self.offset & self.mask), size, self.user)
+        value = self.peek(0, size)
         self.skip(size)
         return value
 

@@ -205,14 +205,13 @@ def call_gate(v: VirtualCpu, gate_low: int, gate_high: int, here: int, following
         return
     esp, ss = words(tasks.inner_stack(v, dpl))
     ss_low, ss_high = words(check_stack_segment(v, ss, dpl, INVALID_TSS))
-    parameters = [old.pop(size) for _ in range(gate_high & 31)]
     mask = 0xFFFFFFFF if ss_high & D_BIG else 0xFFFF
     new = Stack(v, descriptor_base(ss_low, ss_high), esp, mask, dpl == 3)
     check_offset(descriptor, target)
     new.push(size, v.segment_selector(SS))
     new.push(size, v.cpu.general(ESP))
-    for parameter in reversed(parameters):
-        new.push(size, parameter)
+    for n in range((gate_high & 31) - 1, -1, -1):  # one after the other: the stacks may overlap
+        new.push(size, old.peek(n * size, size))
     new.push(size, here)
     new.push(size, following)
     ss_high = v.touch_descriptor(ss, ss_high)
