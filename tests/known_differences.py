@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import capstone
-from case_ground import CODE, GDT, LANDING, OSFXSR, PG, TF, TS, TSSS, VM, Case, regions
+from case_ground import CODE, GDT, LANDING, LDT, OSFXSR, PG, TF, TS, TSSS, VM, Case, regions
 
 Result = dict[str, int]
 
@@ -29,6 +29,8 @@ ALWAYS_SET, ALWAYS_CLEAR = 1 << 1, 0xFFC08028
 """Of EFLAGS."""
 NW, CD = 1 << 29, 1 << 30
 PAGE = 4096
+PRESENT, GRANULARITY = 1 << 15, 1 << 23
+"""Of a descriptor's second word."""
 USER = 4
 """Of a page fault's error code: it came in ring 3."""
 FRAME = 24
@@ -104,13 +106,31 @@ def sets_nw_alone(case: Case) -> bool:
     return any(int.from_bytes(value, "little") & (NW | CD) == NW for value in loaded)
 
 
+def descriptor_of(case: Case, selector: int) -> tuple[int, int]:
+    """The two words of a descriptor as the case begins; zeros if there is none."""
+    at = (LDT - GDT if selector & 4 else 0) + (selector & ~7)
+    if not selector & ~3 or at + 8 > len(TABLE):
+        return 0, 0
+    low, high = struct.unpack_from("<II", TABLE, at)
+    return case.pokes.get(GDT + at, low), case.pokes.get(GDT + at + 4, high)
+
+
+def segment_base(case: Case, selector: int) -> int:
+    low, high = descriptor_of(case, selector)
+    return low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000
+
+
+def segment_limit(case: Case, selector: int) -> int:
+    low, high = descriptor_of(case, selector)
+    limit = low & 0xFFFF | high & 0xF0000
+    return limit << 12 | 0xFFF if high & GRANULARITY else limit
+
+
 def inner_stack_absent(case: Case) -> bool:
     """Is the descriptor of ring 0's stack, which the TSS names, not present?"""
     selector = case.pokes.get(TSSS + 8, 0)
-    at = selector & ~7
-    if not selector & ~3 or selector & 4 or at + 8 > len(TABLE):
-        return False
-    return not case.pokes.get(GDT + at + 4, int.from_bytes(TABLE[at + 4 : at + 8], "little")) & 1 << 15
+    high = descriptor_of(case, selector)[1]
+    return bool(selector & ~3) and not selector & 4 and selector < LDT - GDT and not high & PRESENT
 
 
 def halves(word: int) -> tuple[int, int]:
@@ -121,18 +141,9 @@ def both(vector: int, ours: Result, theirs: Result) -> bool:
     return ours["vector"] == theirs["vector"] == vector
 
 
-def segment_base(selector: int) -> int:
-    """Of a segment that every case has in its GDT."""
-    at = selector & ~7
-    if selector & 4 or not 0 < at < len(TABLE):
-        return 0
-    low, high = struct.unpack_from("<II", TABLE, at)
-    return int(low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000)
-
-
 def on_user_stack(case: Case, ours: Result) -> bool:
     """Did the frame of an event not find room on the stack of ring 3, where its handler runs?"""
-    below = segment_base(ours["ss"]) + ours["esp"] - ours["cr2"]
+    below = segment_base(case, ours["ss"]) + ours["esp"] - ours["cr2"]
     fault = ours["vector"] == PAGE_FAULT and ours["error"] & 6 == 6 and bool(ours["hidden"] & 1)
     return case.cpl == 3 and 0 < below & 0xFFFF <= FRAME and (fault or ours["vector"] == DOUBLE_FAULT)
 
@@ -297,6 +308,16 @@ KNOWN = (
         fields("error", "arena"),
     ),
     Known(
+        "QEMU lets RETF and IRET lead beyond a segment's limit",
+        lambda case, ours, theirs: (
+            ours["vector"] in (DOUBLE_FAULT, GENERAL_PROTECTION)
+            and not ours["error"]
+            and instruction(case, ours).startswith(("ret", "iret"))
+            and theirs["eip"] > segment_limit(case, theirs["cs"])
+        ),
+        EVERYTHING,
+    ),
+    Known(
         "QEMU keeps the RPL of a null selector in FS or GS on a return to an outer ring",
         lambda case, ours, theirs: (
             ours["fs_gs"] != theirs["fs_gs"]
@@ -321,8 +342,14 @@ KNOWN = (
         "QEMU enters handlers in ring 1 and 2 from virtual-8086 mode",
         lambda case, ours, theirs: (
             (case.virtual_8086 or any(image & VM for image in pushed(case)))
-            and not theirs["eflags"] & VM
-            and theirs["cs"] & 3 in (1, 2)
+            and (
+                (not theirs["eflags"] & VM and theirs["cs"] & 3 in (1, 2))
+                # On the way there it may find that the stack is not right.
+                or (
+                    ours["vector"] == GENERAL_PROTECTION
+                    and descriptor_of(case, ours["error"])[1] >> 13 & 3 in (1, 2)
+                )
+            )
         ),
         EVERYTHING,
     ),
@@ -368,12 +395,13 @@ KNOWN = (
 )
 
 
+NOWHERE = "what is not there reads as zeros on QEMU, and as ones here: so do page tables there"
 STACK_NOT_ACCESSED = (
     "QEMU does not set Accessed in the descriptor of the stack that a return to another ring loads"
 )
 RF_KEPT = "QEMU stores an RF that IRET has just loaded in the image that INT n pushes"
-UNDER_A_GLASS = (NEITHER_RF_NOR_EXT, STACK_NOT_ACCESSED, RF_KEPT, SUPERVISORS_CALL)
-"""What ``explain_memory`` finds."""
+UNDER_A_GLASS = (NEITHER_RF_NOR_EXT, STACK_NOT_ACCESSED, RF_KEPT, SUPERVISORS_CALL, NOWHERE)
+"""What ``explain_memory`` and ``explain_hang`` find."""
 
 
 def explanations(case: Case, ours: Result, theirs: Result) -> Iterator[tuple[str, frozenset[str]]]:
@@ -414,8 +442,11 @@ def explain_hang(case: Case, ours: Result) -> str:
     """The reason for which a case does not end on QEMU, where it ended so here; or the empty string.
 
     Without paging nothing keeps faults in the handlers of ring 3 from overwriting these handlers by their own frames.
-    They are executed then, and the frames are not the same.
+    They are executed then, and the frames are not the same. And a case may store to its page directory, so that
+    the result goes nowhere.
     """
+    if not any(ours.values()):
+        return NOWHERE
     over_handlers = LANDING <= ours["esp"] < LANDING + PAGE
     return NEITHER_RF_NOR_EXT if case.cpl == 3 and not ours["cr0"] & PG and over_handlers else ""
 
