@@ -216,7 +216,7 @@ class Comparison:
             return
         if stuck:
             self.fatal += 1
-            if len(stuck) != 1 + len(here) and not self.explained_hang(cases[0], stuck, here):
+            if len(stuck) != 1 + len(here) and not self.explained_hang(cases[0], stuck, theirs, here):
                 nothing = dict.fromkeys(NAMES, 0)
                 fields = frozenset(f"{who}: {why}" for who, why in stuck.items())
                 yield Difference(cases[0], ", ".join(here), fields, nothing, nothing)
@@ -232,13 +232,14 @@ class Comparison:
                     if found is not None and not self.explained_by_memory(found):
                         yield found
 
-    def explained_hang(self, case: Case, stuck: dict[str, str], here: dict[str, Outcomes]) -> bool:
-        """If it ended everywhere but on QEMU: is there a reason?"""
-        if list(stuck) != ["QEMU"]:
+    def explained_hang(
+        self, case: Case, stuck: dict[str, str], theirs: Outcomes, here: dict[str, Outcomes]
+    ) -> bool:
+        """If it ended on QEMU alone, or everywhere but there: is there a reason?"""
+        if list(stuck) not in (["QEMU"], list(here)):
             return False
-        reasons = {
-            explain_hang(case, dict(zip(NAMES, outcome.words(0), strict=True))) for outcome in here.values()
-        }
+        ended = here.values() if "QEMU" in stuck else [theirs]
+        reasons = {explain_hang(case, dict(zip(NAMES, one.words(0), strict=True))) for one in ended}
         if "" in reasons:
             return False
         self.known.update(reasons)

@@ -90,10 +90,15 @@ ENOUGH = 20_000
 
 
 def machine(
-    kernel: bytes = b"", user: bytes | None = None, *, iopl: int = 0, clock: str = "exact"
+    kernel: bytes = b"",
+    user: bytes | None = None,
+    *,
+    iopl: int = 0,
+    clock: str = "exact",
+    technique: str = "trap",
 ) -> VirtualMachine:
     """A machine about to load its tables, and then to run ``kernel`` in ring 0 or ``user`` in ring 3."""
-    vm = VirtualMachine.create(MachineConfig(memory=MEMORY, technique="trap", clock=clock))
+    vm = VirtualMachine.create(MachineConfig(memory=MEMORY, technique=technique, clock=clock))
     vm.enter_kernel(Entry(CODE))
     put(vm, GDT, b"".join(DESCRIPTORS))
     put(vm, IDT, b"".join(gate(8, HANDLERS + 4 * n, 14, 3) for n in range(256)))

@@ -438,17 +438,17 @@ def explain_memory(case: Case, region: str, ours: bytes, theirs: bytes) -> str:
     return reason
 
 
-def explain_hang(case: Case, ours: Result) -> str:
-    """The reason for which a case does not end on QEMU, where it ended so here; or the empty string.
+def explain_hang(case: Case, ended: Result) -> str:
+    """The reason for which a case that ended so, here or on QEMU, does not end on the other; or the empty string.
 
     Without paging nothing keeps faults in the handlers of ring 3 from overwriting these handlers by their own frames.
     They are executed then, and the frames are not the same. And a case may store to its page directory, so that
     the result goes nowhere.
     """
-    if not any(ours.values()):
+    if not any(ended.values()):
         return NOWHERE
-    over_handlers = LANDING <= ours["esp"] < LANDING + PAGE
-    return NEITHER_RF_NOR_EXT if case.cpl == 3 and not ours["cr0"] & PG and over_handlers else ""
+    over_handlers = LANDING <= ended["esp"] < LANDING + PAGE
+    return NEITHER_RF_NOR_EXT if case.cpl == 3 and not ended["cr0"] & PG and over_handlers else ""
 
 
 def flags_image(image: bytes) -> bool:

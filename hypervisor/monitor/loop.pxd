@@ -22,6 +22,9 @@ cdef class Monitor:
     cdef public bint pending
     cdef public bint windowed
     cdef public long long near
+    cdef public long long seam
+    cdef public long long seam_from
+    cdef public bint alone
     cdef public long long begun
     cdef public bint finishing
     cdef public dict exits
@@ -51,7 +54,7 @@ cdef class Monitor:
     cpdef count(self)
 
 
-cdef long long NEVER_DUE
+cdef long long NEVER_DUE, NO_SEAM
 cdef uint32_t FENCE
 cdef uint32_t PAGE_FAULT_EXIT, NESTED_FAULT_EXIT, UNTRANSLATABLE
 cdef uint32_t GENERAL_PROTECTION_EXIT

@@ -50,6 +50,7 @@ LONGEST_SLEEP = 3600 * 10**9
 """An exact guest that sleeps longer than this (virtual ns) without being woken is reported as idle."""
 
 # The same as C integers where this module is compiled.
+NO_SEAM = -1
 NEVER_DUE = FOREVER
 FENCE = EXIT_FENCE
 PAGE_FAULT_EXIT = EXIT_BASE + 0x4E
@@ -166,6 +167,12 @@ class Monitor:
         """Does the guest change IF by itself? Then the CPU has to tell when interrupts may come in."""
         self.near = 0
         """Until this count the guest is stepped: a fence lies in the middle of a block."""
+        self.seam = NO_SEAM
+        """An instruction that runs into the page at this linear address is not to run with others: see ``on_page_fault``."""
+        self.seam_from = 0
+        """From here on up to there."""
+        self.alone = False
+        """Was it one instruction that ran last?"""
         self.begun = -1
         """Count at which the last page fault was hidden: the next instruction has begun there."""
         self.finishing = False
@@ -256,18 +263,20 @@ class Monitor:
         """Run the guest; returns the exit code.
 
         Blocks that end at or before the fence run whole; the instructions before a fence in the middle of
-        a block run one by one, and so do those of a block that cannot be translated. So does an instruction with
-        a page on loan.
+        a block run one by one, and so do those of a block that cannot be translated, and those before a seam. So
+        does an instruction with a page on loan.
         """
         cpu = self.cpu
         if self.v.paging.exposed:
             self.v.paging.settle()
+        self.alone = False
         if not self.v.paging.loans and cpu.get_retired() >= self.near and not self.must_step():
             code = cpu.run(fence)
             if code == FENCE and cpu.get_retired() < fence:
                 self.near = fence
             elif code != UNTRANSLATABLE:
                 return code
+        self.alone = True
         code = self.step()
         if self.v.paging.loans and code not in (PAGE_FAULT_EXIT, NESTED_FAULT_EXIT):
             if code == EXIT_SCAN:
@@ -278,7 +287,13 @@ class Monitor:
         return code
 
     def must_step(self) -> bool:
-        """Under the wall clock there is no fence: an interrupt that waits for one more instruction lets it run alone."""
+        """Under the wall clock there is no fence: an interrupt that waits for one more instruction lets it run alone.
+        So do the instructions before a seam.
+        """
+        if self.seam != NO_SEAM:
+            if self.seam_from <= self.cpu.linear_eip() < self.seam:
+                return True
+            self.seam = NO_SEAM
         return not self.exact and self.pending and self.v.shadowed()
 
     def step(self) -> int:
@@ -386,11 +401,18 @@ class Monitor:
             self.fault(GuestFault(INVALID_OPCODE))
 
     def on_page_fault(self) -> None:
-        """Hidden if the guest's tables allow the access, otherwise the guest's own."""
+        """Hidden if the guest's tables allow the access, otherwise the guest's own.
+
+        A block is translated as a whole, and may reach into the next page, which it will perhaps never get to, or not
+        before somebody looks. If that could be seen, the instructions up to there run one by one.
+        """
         cpu, v = self.cpu, self.v
         error = cpu.error_code()
         eip = cpu.linear_eip()
         gva, write, user, fetch = cpu.fault_address(), error & 2 != 0, v.cpl == 3, error & 16 != 0
+        if fetch and gva >> 12 == (eip >> 12) + 1 and not self.alone and not v.paging.guest.reads_unseen(gva, user):
+            self.seam, self.seam_from = gva & ~0xFFF, eip
+            return
         try:
             entry = v.paging.fault(gva, write, user, fetch, eip, not v.paging.loans)
             if entry != NOWHERE and not self.store_entry(gva, entry):

@@ -109,32 +109,28 @@ def answer(v: VirtualCpu, yes: bool) -> None:
     v.eflags = v.eflags & ~ZF | (ZF if yes else 0)
 
 
-def lar(v: VirtualCpu, i: Instruction) -> None:
+def shown(v: VirtualCpu, i: Instruction, system_kinds: frozenset[int]) -> tuple[int, int] | None:
+    """The descriptor that LAR or LSL asks for, if it may see it."""
     require_protected_mode(v)
     selector = load_operand(v, i, i.operands[1], 2)
     found = visible(v, selector)
-    yes = (
-        found is not None
-        and bool(found[1] & D_SEGMENT or found[1] >> 8 & 15 in SHOWN_BY_LAR)
-        and reachable(v, selector, found[1])
-    )
-    if found is not None and yes:
+    if found is None or not reachable(v, selector, found[1]):
+        return None
+    return found if found[1] & D_SEGMENT or found[1] >> 8 & 15 in system_kinds else None
+
+
+def lar(v: VirtualCpu, i: Instruction) -> None:
+    found = shown(v, i, SHOWN_BY_LAR)
+    if found is not None:
         store_general(v, i.operands[0].number, i.operand_size, found[1] & RIGHTS)
-    answer(v, yes)
+    answer(v, found is not None)
 
 
 def lsl(v: VirtualCpu, i: Instruction) -> None:
-    require_protected_mode(v)
-    selector = load_operand(v, i, i.operands[1], 2)
-    found = visible(v, selector)
-    yes = (
-        found is not None
-        and bool(found[1] & D_SEGMENT or found[1] >> 8 & 15 in SHOWN_BY_LSL)
-        and reachable(v, selector, found[1])
-    )
-    if found is not None and yes:
+    found = shown(v, i, SHOWN_BY_LSL)
+    if found is not None:
         store_general(v, i.operands[0].number, i.operand_size, descriptor_limit(*found))
-    answer(v, yes)
+    answer(v, found is not None)
 
 
 def verr(v: VirtualCpu, i: Instruction) -> None:

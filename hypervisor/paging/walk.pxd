@@ -24,6 +24,7 @@ cdef class GuestTables:
     cpdef uint32_t load(self, uint32_t gpa) except? 0xdeadbeef
     cpdef uint32_t set_bits(self, uint32_t gpa, uint32_t entry, uint32_t bits) except? 0xdeadbeef
     cpdef Translation walk(self, uint32_t gva, bint write, bint user)
+    cpdef bint reads_unseen(self, uint32_t gva, bint user) except? -1
     cpdef check(self, uint32_t rights, bint write, bint user, uint32_t reason, uint32_t gva)
 
 # What is imported from entries.py and physical.py, and constants of the module, as C integers.

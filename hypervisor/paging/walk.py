@@ -102,6 +102,16 @@ class GuestTables:
         lower = self.set_bits(table_at, lower, ACCESSED | (DIRTY if write else 0))
         return Translation(lower & ~0xFFF, both & WRITABLE != 0, both & USER != 0, lower & DIRTY != 0, False)
 
+    def reads_unseen(self, gva: int, user: bool) -> bool:
+        """Would a walk for reading succeed, and set no bit?"""
+        if not self.enabled:
+            return True
+        rights = self.load(self.directory + (gva >> 22) * 4)
+        if rights & PRESENT and not (rights & LARGE and self.large_pages):
+            rights &= self.load((rights & ~0xFFF) + (gva >> 12 & 1023) * 4)
+        wanted = PRESENT | ACCESSED | (USER if user else 0)
+        return rights & wanted == wanted
+
     def check(self, rights: int, write: bool, user: bool, reason: int, gva: int) -> None:
         """Raise #PF if ``rights`` (of all levels together) forbid the access."""
         if user and not rights & USER:
