@@ -29,6 +29,7 @@ ALWAYS_SET, ALWAYS_CLEAR = 1 << 1, 0xFFC08028
 """Of EFLAGS."""
 NW, CD = 1 << 29, 1 << 30
 PAGE = 4096
+ONES = 0xFFFFFFFF
 PRESENT, GRANULARITY = 1 << 15, 1 << 23
 """Of a descriptor's second word."""
 USER = 4
@@ -443,9 +444,9 @@ def explain_hang(case: Case, ended: Result) -> str:
 
     Without paging nothing keeps faults in the handlers of ring 3 from overwriting these handlers by their own frames.
     They are executed then, and the frames are not the same. And a case may store to its page directory, so that
-    the result goes nowhere.
+    the result goes nowhere, or the frame that it is made of is read from there.
     """
-    if not any(ended.values()):
+    if not any(ended.values()) or ended["cs"] == ended["eip"] == ONES:
         return NOWHERE
     over_handlers = LANDING <= ended["esp"] < LANDING + PAGE
     return NEITHER_RF_NOR_EXT if case.cpl == 3 and not ended["cr0"] & PG and over_handlers else ""
