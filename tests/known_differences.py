@@ -387,9 +387,13 @@ KNOWN = (
     Known(
         "QEMU lets LSS hold back the trap flag for one instruction, as MOV to SS does",
         lambda case, ours, theirs: (
-            ours["vector"] == 1
-            and b"\x0f\xb2" in case.code[: place(ours)]
-            and (ours["vector"], ours["eip"]) != (theirs["vector"], theirs["eip"])
+            (
+                ours["vector"] == 1
+                and b"\x0f\xb2" in case.code[: place(ours)]
+                and (ours["vector"], ours["eip"]) != (theirs["vector"], theirs["eip"])
+            )
+            # The trap may lead to a task, which has an event of its own.
+            or (bool(case.words["eflags"] & TF) and b"\x0f\xb2" in case.code and ours["tss"] != theirs["tss"])
         ),
         EVERYTHING,
     ),

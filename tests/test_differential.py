@@ -23,19 +23,20 @@ from hypervisor.techniques import TECHNIQUES
 
 MILLION = 1_000_000
 RARE = [
+    20045398,
     20122700,
     20184379,
-    30297494,
-    40013974,
-    40079605,
-    20045398,
     20252444,
     30077112,
     30085664,
     30235271,
     30257605,
     30262295,
+    30297494,
     30326897,
+    40013974,
+    40079605,
+    40239672,
 ]
 """Seeds of what a million cases show once or twice: virtual-8086 mode entered on the way, handlers that frames of
 events overwrite, faults in handlers of ring 3, stacks that overlap when a call gate copies its parameters.
