@@ -28,11 +28,16 @@ cdef void on_site(uc_engine *uc, uint64_t address, uint32_t size, void *opaque) 
     """An instruction at a hooked linear address is about to run: is the code there watched?"""
     cdef Core *core = <Core *>opaque
     cdef uint64_t *flags = <uint64_t *>(core.env + ENV_EFLAGS)
-    cdef uint64_t hpa = frame_of(core, <uint32_t>address) | (address & 0xfff)
+    cdef uint64_t frame = frame_of(core, <uint32_t>address)
+    cdef uint64_t hpa = frame | (address & 0xfff)
     # For this callback QEMU has merged the arithmetic flags and DF into EFLAGS, where they would stay and
     # be added to all that follow, and has forgotten VM.
     flags[0] = (flags[0] & ~<uint64_t>(ARITHMETIC | DIRECTION_FLAG)) | (hflags(core) & VM_FLAG)
-    if core.sites[site_slot(core, hpa)] == hpa:
+    if frame == 0:
+        # Under nested paging: the guest took the page from its tables and did not flush. Nobody can say what runs here.
+        core.exit_code = STALE
+        uc_emu_stop(uc)
+    elif core.sites[site_slot(core, hpa)] == hpa:
         core.exit_code = SITE
         uc_emu_stop(uc)
     else:

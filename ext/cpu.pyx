@@ -70,7 +70,7 @@ EXIT_STOP = 0x7003
 EXIT_SCAN = 0x7004
 """A new block, which has not run, holds bytes of interest: ``new_block`` says where."""
 EXIT_UNLEARNED = 0x7005
-"""A block ran into us that was never announced; its translation was thrown away, run again."""
+"""A block ran into us that was never announced, or from a page that only the TLB has; that was thrown away, run again."""
 EXIT_ERROR = 0x7006
 """Unicorn gave up; ``error`` says why."""
 EXIT_UNTRANSLATABLE = 0x7009
@@ -90,6 +90,7 @@ cdef enum:
     UNTRANSLATABLE = 0x7009
     NESTED_CODE = 0x200     # as in paging/nested.py
     VMEXIT_NPF = 0x500
+    STALE = 0x700a      # a hooked instruction lies in a page that only the TLB has
     UNCHECKED = 0x7007  # a new block holds a hooked instruction, and was translated without exit checks
     VMEXIT_DB = 0x141
     VMEXIT_UD = 0x146
@@ -601,7 +602,7 @@ cdef class Cpu:
         cdef int error
         cdef uint32_t eip = (<uint32_t *>(core.env + ENV_EIP))[0]
         cdef uint32_t at
-        cdef bint unfetched
+        cdef bint unfetched, stale
         if core.uc == NULL:
             return ERROR
         if core.translated > MOST_TRANSLATED:
@@ -647,6 +648,9 @@ cdef class Cpu:
             core.exit_code = STOP
         elif core.exit_code == VMEXIT_NPF:
             core.exit_code = NESTED
+        stale = core.exit_code == STALE
+        if stale:
+            core.exit_code = UNLEARNED
         core.exits[core.exit_code & 511] += 1
         if core.exit_code == STOP:
             core.stop = 0
@@ -661,11 +665,13 @@ cdef class Cpu:
                 at - core.block_pc < core.block_size):
             # In the middle of a block, or at its last instruction.
             core.retired -= self.not_run(at)
-        elif core.exit_code == UNLEARNED:
+        elif core.exit_code == UNLEARNED and not stale:
             self.forget(core.new_pc, core.new_size)
         elif core.exit_code in (VMEXIT_PF, NESTED, UNTRANSLATABLE) and core.retired >= fence:
             # The next block could not be fetched, but it lies behind the fence anyway: ask again then.
             core.exit_code = FENCE
+        if stale:
+            self.flush_tlb()
         return core.exit_code
 
     cdef void take_flags_back(self):
@@ -880,19 +886,23 @@ cdef class Cpu:
 
         Returns whether its block must be forgotten for that to take effect.
         """
-        cdef uint64_t hpa = frame_of(&self.core, address) | (address & 0xfff)
-        cdef uint32_t slot = site_slot(&self.core, hpa)
-        if self.core.sites[slot] == 0:
-            self.core.sites_used += 1
-        self.core.sites[slot] = hpa
+        cdef uint64_t frame = frame_of(&self.core, address)
+        cdef uint32_t slot
+        if frame:
+            slot = site_slot(&self.core, frame | (address & 0xfff))
+            if self.core.sites[slot] == 0:
+                self.core.sites_used += 1
+            self.core.sites[slot] = frame | (address & 0xfff)
         return self.note(address)
 
     def unwatch(self, uint32_t address):
         """There is other code now where the instruction at this linear address was."""
-        cdef uint64_t hpa = frame_of(&self.core, address) | (address & 0xfff)
-        cdef uint32_t slot = site_slot(&self.core, hpa)
-        if self.core.sites[slot] == hpa:
-            self.core.sites[slot] = GONE
+        cdef uint64_t frame = frame_of(&self.core, address)
+        cdef uint32_t slot
+        if frame:
+            slot = site_slot(&self.core, frame | (address & 0xfff))
+            if self.core.sites[slot] == frame | (address & 0xfff):
+                self.core.sites[slot] = GONE
 
     @property
     def sites(self):

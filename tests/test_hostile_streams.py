@@ -84,6 +84,13 @@ def test_streams_of_random_bytes_under_nested_paging(tmp_path):
     run_streams(tmp_path, 0, 2_000, "--technique", "guest", "--paging", "nested")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2724, 10849])
+def test_code_runs_on_in_a_page_that_its_guest_has_unmapped(tmp_path, seed):
+    """Without a flush, and where an instruction is hooked."""
+    run_streams(tmp_path, seed, 1, "--technique", "guest", "--paging", "nested")
+
+
 @pytest.mark.fuzz
 @pytest.mark.parametrize("technique", [name for name in TECHNIQUES if name != "trap"])
 def test_twenty_thousand_streams_of_random_bytes(tmp_path, technique):
