@@ -104,6 +104,11 @@ def test_some_streams_end_in_the_same_state_however_they_are_disturbed(tmp_path,
 
 
 @pytest.mark.fuzz
+def test_twenty_thousand_streams_of_random_bytes_under_nested_paging(tmp_path):
+    run_streams(tmp_path, 0, 20_000, "--technique", "guest", "--paging", "nested")
+
+
+@pytest.mark.fuzz
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_streams_end_in_the_same_state_however_they_are_disturbed(tmp_path, technique):
     run_streams(tmp_path, 0, 600, "--disturbed", "--technique", technique)
