@@ -410,7 +410,12 @@ class Monitor:
         error = cpu.error_code()
         eip = cpu.linear_eip()
         gva, write, user, fetch = cpu.fault_address(), error & 2 != 0, v.cpl == 3, error & 16 != 0
-        if fetch and gva >> 12 == (eip >> 12) + 1 and not self.alone and not v.paging.guest.reads_unseen(gva, user):
+        if (
+            fetch
+            and gva >> 12 == (eip >> 12) + 1
+            and not self.alone
+            and not v.paging.guest.reads_unseen(gva, user)
+        ):
             self.seam, self.seam_from = gva & ~0xFFF, eip
             return
         try:
