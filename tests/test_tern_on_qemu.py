@@ -137,17 +137,18 @@ def test_every_fault_ends_its_process_and_nothing_else() -> None:
 
 
 def test_lines_can_be_edited() -> None:
+    # The interrupt comes first: all is typed ahead, and it would end a command that still runs.
     run = run_on_qemu(
-        f"echo abX{DELETE}c\necho{KILL_LINE}echo d\nnonsense{INTERRUPT}echo e\n{DELETE}\x08echo \x01f\x1b\npoweroff\n",
+        f"nonsense{INTERRUPT}echo e\necho abX{DELETE}c\necho{KILL_LINE}echo d\n{DELETE}\x08echo \x01f\x1b\npoweroff\n",
     )
     # What stays on the screen: each "\b \b" takes a character away.
     screen = [re.sub(r"\x08 \x08", "\x08", line) for line in run.lines]
     while any("\x08" in line for line in screen):
         screen = [re.sub(r"[^\x08]\x08", "", line) for line in screen]
     assert screen == [
+        *("tern$ nonsense^C", "tern$ echo e", "e"),
         *("tern$ echo abc", "abc"),
         *("tern$ echo d", "d"),
-        *("tern$ nonsense^C", "tern$ echo e", "e"),
         *("tern$ echo f", "f"),
         "tern$ poweroff",
         "",
