@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from tern_guest import build
+from working_guests import Work
 
 from hypervisor.machine import VirtualMachine
 from hypervisor.migration import Address, Timeouts
@@ -23,14 +24,6 @@ MEMORY = 8 << 20
 PATIENT = Timeouts(connect=20, message=20, settle=0)
 CALM = 20.0
 """Seconds of silence that mean nothing: for tests in which a host may be slow, but nobody is silent."""
-
-
-class Work(NamedTuple):
-    """What a guest does, from which instruction on it has a backup, and up to where it is looked at."""
-
-    command_line: str
-    start: int
-    end: int
 
 
 SELFTEST = Work('quiet run="selftest; poweroff 5"', 1_000_000, 70_000_000)

@@ -11,6 +11,7 @@ import struct
 import pytest
 from guests_kit import CODE, DIRECTORY, ENOUGH, HANDLERS, PRELUDE, TABLE, load, machine, put
 
+from hypervisor.ext.cpu import EXIT_BASE
 from hypervisor.machine import VirtualMachine
 
 NEXT = 0x400000
@@ -19,6 +20,8 @@ BEFORE = NEXT - 0x1000
 FRAMES = 0x20000, 0x21000
 UPPER = 0x6000
 ACCESSED = 0x20
+VMEXIT_DB = EXIT_BASE + 0x41
+"""The end of a single step."""
 RUN = 24
 """Instructions before the end of the page."""
 pytestmark = pytest.mark.parametrize("technique", ["trap", "patch", "guest"])
@@ -101,12 +104,13 @@ def test_what_comes_before_it_is_the_first_to_fault(technique: str) -> None:
         assert not accessed(vm)
 
 
-def test_a_loop_before_it_is_not_stepped_for_long(technique: str) -> None:
-    """A handler in the page before, which interrupts the run to the seam, runs at full speed again."""
-    code = INC * RUN + b"\xcc" + INC * RUN + ADD  # int3 in between
+def test_a_handler_that_comes_on_the_way_does_not_run_step_by_step(technique: str) -> None:
+    """An instruction before the end of the page divides by zero, and the handler takes a million rounds."""
+    code = INC * RUN + b"\x31\xc9\xf7\xf1" + INC * RUN + ADD  # xor ecx,ecx; div ecx
     with guest(code, HALT, present=True, technique=technique) as vm:
-        loop = b"\xb9\x00\x00\x10\x00\x49\x75\xfd\xcf"  # mov ecx,0x100000; dec ecx; jnz; iret
-        put(vm, HANDLERS + 4 * 3, loop)
+        # mov ecx,0x100000; dec ecx; jnz; add dword [esp],2; iret
+        put(vm, HANDLERS, bytes.fromhex("b9 00001000 49 75fd 83042402 cf"))
         assert vm.run().reason == "halted"
         assert vm.instructions > 2 << 20
         assert accessed(vm)
+        assert 0 < vm.cpu.exit_counts()[VMEXIT_DB] < 4 * RUN
